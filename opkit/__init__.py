@@ -1,0 +1,1 @@
+"""opkit: operator learning with a solver backend."""

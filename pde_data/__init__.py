@@ -1,0 +1,1 @@
+"""PDE and ODE data with evidence: problems, random fields, generation, the HDF5 format."""

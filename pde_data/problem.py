@@ -1,0 +1,266 @@
+"""`Problem`: equation, domain, boundary conditions, inputs and the solvers that can solve it."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from solvers.grids import Grid
+from solvers.names import check_name, suggest
+
+from .hdf5.schema import DatasetSchema
+
+__all__ = [
+    "Parameters",
+    "Problem",
+    "ProblemError",
+    "Solution",
+    "get_problem",
+    "list_problems",
+    "register",
+]
+
+
+class ProblemError(ValueError):
+    """A parameter, resolution or solver that the problem does not allow."""
+
+
+class Parameters(BaseModel):
+    """Base of a problem's parameters: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """One solved sample.
+
+    Attributes
+    ----------
+    fields : dict of str to ndarray
+        Every field of the schema, float64, in the schema's sample shapes.
+    residual, iterations, seconds
+        As in `solvers.SolveResult`.
+    solver : str
+        What solved it.
+    scalars : dict of str to float
+        Scalars that vary with the sample.
+    """
+
+    fields: dict[str, np.ndarray]
+    residual: float
+    iterations: int
+    seconds: float
+    solver: str
+    scalars: dict[str, float] = field(default_factory=dict)
+
+
+class Problem(ABC):
+    """Everything opkit needs to know about a PDE.
+
+    A subclass sets the class attributes, defines `Params` and implements `schema`, `sample`
+    and `solve`; registered with `register`, it works in the command line, files, models,
+    reports and docs without a change elsewhere.
+
+    Parameters
+    ----------
+    **params
+        Fields of `Params`.
+
+    Raises
+    ------
+    ProblemError
+        Unknown or invalid parameter: one line with name, value and what is allowed.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    #: LaTeX.
+    equation: ClassVar[str]
+    #: Names of the solvers that can solve it, best first.
+    solvers: ClassVar[tuple[str, ...]]
+    dim: ClassVar[int] = 2
+    default_resolution: ClassVar[int] = 65
+    min_resolution: ClassVar[int] = 5
+    Params: ClassVar[type[Parameters]] = Parameters
+
+    def __init__(self, **params: Any) -> None:
+        self.params = self._validate(params)
+
+    @classmethod
+    def _validate(cls, params: Mapping[str, Any]) -> Parameters:
+        for key in params:
+            if key not in cls.Params.model_fields:
+                allowed = ", ".join(cls.Params.model_fields)
+                raise ProblemError(
+                    f"{cls.name} has no parameter {key!r}.{suggest(key, cls.Params.model_fields)} "
+                    f"Allowed: {allowed}."
+                )
+        try:
+            return cls.Params(**params)
+        except ValidationError as e:
+            err = e.errors()[0]
+            name = ".".join(str(p) for p in err["loc"]) or "parameters"
+            raise ProblemError(f"{cls.name}: {name}={err['input']!r}: {err['msg']}") from None
+
+    # -- what a problem defines ------------------------------------------------------------
+
+    @abstractmethod
+    def schema(self, resolution: tuple[int, ...], dtype: str = "float32") -> DatasetSchema:
+        """Names, axes, units, boundary conditions of a sample at `resolution`."""
+
+    @abstractmethod
+    def sample(self, rng: np.random.Generator) -> Any:
+        """Draw the inputs of one sample: functions of space, independent of any grid."""
+
+    @abstractmethod
+    def solve(
+        self, inputs: Any, resolution: tuple[int, ...], *, solver: str, rtol: float = 1e-10
+    ) -> Solution:
+        """Evaluate the inputs on the grid and solve.
+
+        Raises
+        ------
+        SolverDidNotConverge
+        """
+
+    @abstractmethod
+    def choose_solver(self, resolution: tuple[int, ...]) -> str:
+        """Name of the fastest accurate solver at this size."""
+
+    def convergence_order(self, solver: str) -> float:
+        """Order of the L2 error in h that Richardson extrapolation may assume."""
+        return 2.0
+
+    # -- what follows from it ---------------------------------------------------------------
+
+    def check_resolution(self, resolution: int | tuple[int, ...] | None) -> tuple[int, ...]:
+        """Return one number of points an axis.
+
+        Raises
+        ------
+        ProblemError
+            Not an integer, too small, or the wrong number of entries.
+        """
+        if resolution is None:
+            resolution = self.default_resolution
+        entries = (
+            (resolution,) * self.dim if isinstance(resolution, int | np.integer | float | str)
+            else tuple(resolution)
+        )
+        if len(entries) == 1:
+            entries = entries * self.dim
+        if len(entries) != self.dim:
+            raise ProblemError(
+                f"resolution={resolution} has {len(entries)} entries; {self.name} has {self.dim} axes"
+            )
+        out = []
+        for r in entries:
+            if isinstance(r, bool) or not isinstance(r, int | np.integer):
+                raise ProblemError(f"resolution={r!r}: need an integer >= {self.min_resolution}")
+            if r < self.min_resolution:
+                raise ProblemError(f"resolution={r}: {self.name} needs at least {self.min_resolution}")
+            out.append(int(r))
+        return tuple(out)
+
+    def check_solver(self, solver: str) -> str:
+        """Return `solver` if this problem has it.
+
+        Raises
+        ------
+        UnknownNameError
+        """
+        return check_name(f"solver of {self.name}", solver, self.solvers)
+
+    def discretization_error(
+        self, inputs: Any, solution: Solution, resolution: tuple[int, ...], *, solver: str,
+        rtol: float = 1e-10,
+    ) -> float:
+        """Estimated relative L2 distance of the outputs to the continuous solution.
+
+        Richardson: the same inputs solved on a grid twice as fine, compared on the common
+        points; ``e = |u_h - u_{h/2}| 2^p / (2^p - 1)`` with `p` from `convergence_order`.
+        """
+        schema = self.schema(resolution)
+        fine_grid = schema.grid.refined(2)
+        fine = self.solve(inputs, fine_grid.shape, solver=solver, rtol=rtol)
+        w = schema.grid.weights
+        num = den = 0.0
+        for name in schema.outputs:
+            coarse_of_fine = restrict_to(schema.grid, fine_grid, fine.fields[name])
+            num += float(np.sum(w * (solution.fields[name] - coarse_of_fine) ** 2))
+            den += float(np.sum(w * coarse_of_fine**2))
+        p = self.convergence_order(solver)
+        return float(np.sqrt(num / den) * 2.0**p / (2.0**p - 1.0))
+
+
+def restrict_to(grid: Grid, fine_grid: Grid, u: np.ndarray) -> np.ndarray:
+    """Values of a field on the twice refined grid at the points of `grid`.
+
+    Injection on node axes, the mean of the two cells on cell-centered ones.
+    """
+    for k, (axis, fine) in enumerate(zip(grid.axes, fine_grid.axes, strict=True)):
+        if u.shape[k] != fine.n:
+            raise ValueError(f"u has {u.shape[k]} points on axis {axis.name!r}, expected {fine.n}")
+        even = [slice(None)] * u.ndim
+        even[k] = slice(0, None, 2)
+        if axis.location == "node":
+            u = u[tuple(even)]
+        else:
+            odd = list(even)
+            odd[k] = slice(1, None, 2)
+            u = 0.5 * (u[tuple(even)] + u[tuple(odd)])
+    return u
+
+
+# -- registry ------------------------------------------------------------------------------------
+
+#: name -> "module:Class"; modules are imported when the problem is asked for.
+_REGISTRY: dict[str, str] = {"darcy": "pde_data.problems.darcy:Darcy"}
+_CLASSES: dict[str, type[Problem]] = {}
+
+
+def register(cls: type[Problem]) -> type[Problem]:
+    """Class decorator: make a problem known under its name."""
+    other = _CLASSES.get(cls.name)
+    if other is not None and other is not cls and other.__qualname__ != cls.__qualname__:
+        raise ValueError(f"problem {cls.name!r} is registered already")
+    _CLASSES[cls.name] = cls
+    return cls
+
+
+def list_problems() -> dict[str, type[Problem]]:
+    """All registered problems by name."""
+    names = sorted({*_REGISTRY, *_CLASSES})
+    return {n: problem_class(n) for n in names}
+
+
+def problem_class(name: str) -> type[Problem]:
+    """Class of a registered problem.
+
+    Raises
+    ------
+    UnknownNameError
+    """
+    if name in _CLASSES:
+        return _CLASSES[name]
+    check_name("problem", name, sorted({*_REGISTRY, *_CLASSES}))
+    module, _, cls = _REGISTRY[name].partition(":")
+    found: type[Problem] = getattr(importlib.import_module(module), cls)
+    return found
+
+
+def get_problem(name: str, **params: Any) -> Problem:
+    """Problem `name` with the given parameters.
+
+    Raises
+    ------
+    UnknownNameError, ProblemError
+    """
+    return problem_class(name)(**params)

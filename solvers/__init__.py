@@ -1,0 +1,1 @@
+"""Numerical solvers: discretize, assemble, solve, verify. numpy in, numpy out, no torch."""
