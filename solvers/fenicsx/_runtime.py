@@ -1,0 +1,123 @@
+"""Loading DOLFINx, and compiling forms where several processes share one cache."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shlex
+import shutil
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..result import SolverUnavailable
+
+__all__ = ["cache_dir", "compile_forms", "require_dolfinx"]
+
+
+@cache
+def require_dolfinx() -> None:
+    """Make ``import dolfinx`` safe, or say what to install.
+
+    Raises
+    ------
+    SolverUnavailable
+        DOLFINx is not installed, or its PETSc is not the real double-precision one.
+    """
+    try:
+        try:
+            import dolfinx_solver  # noqa: F401  # must come first: it orders MPI ahead of PETSc
+        except ModuleNotFoundError as err:
+            if err.name != "dolfinx_solver":
+                raise
+        import dolfinx.fem.petsc  # noqa: F401  # a conda or system build serves as well
+        from petsc4py import PETSc
+    except ImportError as err:
+        raise SolverUnavailable(
+            f"solver 'fenicsx' needs DOLFINx with PETSc ({err}): pip install 'opkit[fem]'"
+        ) from err
+    if np.dtype(PETSc.ScalarType) != np.float64:
+        raise SolverUnavailable(
+            f"solver 'fenicsx' needs PETSc with float64 scalars, this one has "
+            f"{np.dtype(PETSc.ScalarType)}: pip install 'opkit[fem]'"
+        )
+
+
+@cache
+def cache_dir() -> Path:
+    """Directory of compiled forms: ``$XDG_CACHE_HOME/opkit/fenicsx``, by default in ``~/.cache``.
+
+    A private temporary directory, removed at exit, if that one cannot be written.
+    """
+    base = os.environ.get("XDG_CACHE_HOME")
+    path = (Path(base) if base else Path.home() / ".cache") / "opkit" / "fenicsx"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError:
+        path = Path(tempfile.mkdtemp(prefix="opkit-fenicsx-"))
+        atexit.register(shutil.rmtree, path, ignore_errors=True)
+        return path
+
+
+def compile_forms(forms: list[Any]) -> list[Any]:
+    """Compile UFL forms, or load them from the cache.
+
+    Raises
+    ------
+    SolverUnavailable
+        No C compiler, or no Python headers.
+    """
+    from dolfinx import fem
+
+    options = {"cache_dir": str(cache_dir()), "timeout": 120}
+    try:
+        with _exclusive(cache_dir()):
+            return [fem.form(form, jit_options=options) for form in forms]
+    except Exception as err:
+        reason = _missing_tool()
+        if reason is None:
+            raise
+        raise SolverUnavailable(
+            f"solver 'fenicsx' compiles its forms with a C compiler when it runs, {reason}"
+        ) from err
+
+
+@contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    """Hold the cache; the system lets go of the lock when a process dies.
+
+    FFCx marks a form in the making by its ``.c`` file, and waits for ever on one that a killed
+    process left. Whoever holds the lock knows such files to be stale.
+    """
+    import fcntl
+
+    with open(path / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks: FFCx's own marks must do
+            yield
+            return
+        for source in path.glob("*.c"):
+            if not source.with_suffix(".c.cached").exists():
+                source.unlink(missing_ok=True)
+        yield
+
+
+def _missing_tool() -> str | None:
+    """What a compilation lacks, and what to do about it."""
+    command = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+    compiler = shlex.split(command)[0]
+    if shutil.which(compiler) is None:
+        return f"and found no {compiler!r}: install one (Debian: apt install gcc) or set CC"
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    if not header.exists():
+        return f"and {header} is missing: install Python's headers (Debian: apt install python3-dev)"
+    return None

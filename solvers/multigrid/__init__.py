@@ -1,0 +1,1 @@
+"""Multigrid: PyAMG for any sparse operator, and compiled geometric multigrid on grids."""
