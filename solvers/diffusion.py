@@ -10,7 +10,7 @@ import numpy as np
 from .finite_volume import BoundaryValues, discretize
 from .grids import Grid, normalize_boundary
 from .names import check_name
-from .result import SolveResult, SolverDidNotConverge
+from .result import SolverDidNotConverge, SolveResult
 
 __all__ = ["SOLVERS", "choose_solver", "solve_diffusion"]
 

@@ -33,7 +33,7 @@ def solve_direct(system: FiniteVolumeSystem) -> tuple[np.ndarray, np.ndarray, in
         keep = np.arange(1, b.size)
         A, b = A[keep][:, keep], b[keep]
     if b.size == 0:
-        u = np.zeros(0)
+        u = np.zeros((0,), dtype=np.float64)
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("error", spla.MatrixRankWarning)
@@ -47,5 +47,5 @@ def solve_direct(system: FiniteVolumeSystem) -> tuple[np.ndarray, np.ndarray, in
         u += lu.solve(b - A @ u)
     if system.singular:
         u = np.concatenate([[0.0], u])
-    u = u.reshape(system.rhs.shape)
-    return u, np.array([system.residual(u)]), 0, NAME
+    x = np.asarray(u, dtype=np.float64).reshape(system.rhs.shape)
+    return x, np.array([system.residual(x)]), 0, NAME

@@ -19,13 +19,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse as sp
 
 from .grids import Boundary, Grid, normalize_boundary
 from .names import check_name
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 __all__ = ["BoundaryValues", "FiniteVolumeSystem", "discretize", "face_values"]
 
@@ -71,20 +73,22 @@ class FiniteVolumeSystem:
         return self.grid.periodic
 
     def apply(self, u: np.ndarray) -> np.ndarray:
-        """``A u`` by summing fluxes; `u` and the result in the shape of the unknowns."""
+        """Return ``A u`` by summing fluxes; `u` and ``A u`` have the shape of the unknowns."""
         out = np.zeros_like(u) if self.reaction is None else self.reaction * u
         for k, c in enumerate(self.conductance):
-            if self.periodic[k]:
-                ends = np.take(u, [-1], axis=k), np.take(u, [0], axis=k)
-            else:
-                ghost = np.zeros_like(np.take(u, [0], axis=k))
-                ends = ghost, ghost
-            flux = c * np.diff(np.concatenate([ends[0], u, ends[1]], axis=k), axis=k)
-            out -= np.diff(flux, axis=k)
+            c, v, o = (np.moveaxis(w, k, 0) for w in (c, u, out))  # views
+            flux = c[1:-1] * (v[1:] - v[:-1])
+            o[:-1] -= flux
+            o[1:] += flux
+            below, above = (v[-1], v[0]) if self.periodic[k] else (0.0, 0.0)
+            o[0] += c[0] * (v[0] - below)
+            o[-1] += c[-1] * (v[-1] - above)
         return out
 
     def matrix(self) -> sp.csr_array:
-        """The same operator, assembled."""
+        """Assemble the same operator."""
+        import scipy.sparse as sp  # here, so that listing the solvers stays quick
+
         shape = self.rhs.shape
         index = np.arange(self.rhs.size).reshape(shape)
         diag = np.zeros(shape) if self.reaction is None else self.reaction.copy()
@@ -127,9 +131,7 @@ class FiniteVolumeSystem:
         return x
 
 
-def face_values(
-    boundary_values: BoundaryValues, grid: Grid, axis: int, side: int
-) -> np.ndarray:
+def face_values(boundary_values: BoundaryValues, grid: Grid, axis: int, side: int) -> np.ndarray:
     """Boundary values on one side, in the shape of that face.
 
     Raises
@@ -158,8 +160,14 @@ def face_values(
     return np.broadcast_to(array, shape)
 
 
-def check_field(name: str, value: float | np.ndarray, grid: Grid, *, positive: bool = False,
-                nonnegative: bool = False) -> np.ndarray:
+def check_field(
+    name: str,
+    value: float | np.ndarray,
+    grid: Grid,
+    *,
+    positive: bool = False,
+    nonnegative: bool = False,
+) -> np.ndarray:
     """Return `value` as a float64 array in the grid's shape.
 
     Raises
@@ -187,8 +195,8 @@ def discretize(
     boundary: str | tuple | list = "dirichlet",
     boundary_values: BoundaryValues = 0.0,
     reaction: float | np.ndarray | None = None,
-    average: Literal["harmonic", "arithmetic"] = "harmonic",
-    singular: Literal["raise", "project"] = "raise",
+    average: str = "harmonic",
+    singular: str = "raise",
 ) -> FiniteVolumeSystem:
     """Discretize ``-div(a grad u) + c u = f``.
 
@@ -253,7 +261,7 @@ def discretize(
                 extra = _mean(ak[-1:], ak[:1], average) * scale
             else:
                 value = face_values(boundary_values, grid, k, side)
-                row = np.moveaxis(rhs, k, 0)[end]  # a view
+                row = np.moveaxis(rhs, k, 0)[end, ...]  # a view, in 1-D too
                 if kind == "neumann":
                     row += area * value[face]
                     extra = np.zeros_like(inner[:1] if len(inner) else ak[:1])
@@ -274,8 +282,8 @@ def discretize(
         total, scale_ = float(rhs.sum()), float(np.abs(rhs).sum())
         if singular == "raise" and abs(total) > 1e-10 * scale_:
             raise ValueError(
-                f"f and the boundary fluxes integrate to {total:.3g}; without a Dirichlet side they "
-                "must integrate to 0 (singular='project' removes the mean)"
+                f"f and the boundary fluxes integrate to {total:.3g}; without a Dirichlet side "
+                "they must integrate to 0 (singular='project' removes the mean)"
             )
         rhs -= volume * (total / volume.sum())
     return FiniteVolumeSystem(

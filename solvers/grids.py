@@ -61,7 +61,9 @@ class Axis:
         check_name("location", self.location, LOCATIONS)
         if isinstance(self.n, bool) or self.n != int(self.n) or self.n < 2:
             raise ValueError(f"n={self.n} points on axis {self.name!r}: need an integer >= 2")
-        if not (math.isfinite(self.lower) and math.isfinite(self.upper) and self.lower < self.upper):
+        if not (
+            math.isfinite(self.lower) and math.isfinite(self.upper) and self.lower < self.upper
+        ):
             raise ValueError(
                 f"axis {self.name!r} runs from {self.lower} to {self.upper}: "
                 "need finite ends, lower < upper"
@@ -202,7 +204,7 @@ class Grid:
         """Return the same domain with other numbers of points."""
         shape = (int(shape),) * self.dim if isinstance(shape, int | np.integer) else tuple(shape)
         if len(shape) != self.dim:
-            raise ValueError(f"shape {shape} has {len(shape)} entries, the grid has {self.dim} axes")
+            raise ValueError(f"shape {shape} has {len(shape)} entries, expected {self.dim}")
         return Grid(tuple(a.resized(n) for a, n in zip(self.axes, shape, strict=True)))
 
     def refined(self, factor: int = 2) -> Grid:

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..result import SolverUnavailable
 
-__all__ = ["cache_dir", "compile_forms", "require_dolfinx"]
+__all__ = ["cache_dir", "compile_forms", "petsc", "require_dolfinx"]
 
 
 @cache
@@ -37,16 +37,23 @@ def require_dolfinx() -> None:
             if err.name != "dolfinx_solver":
                 raise
         import dolfinx.fem.petsc  # noqa: F401  # a conda or system build serves as well
-        from petsc4py import PETSc
     except ImportError as err:
         raise SolverUnavailable(
             f"solver 'fenicsx' needs DOLFINx with PETSc ({err}): pip install 'opkit[fem]'"
         ) from err
-    if np.dtype(PETSc.ScalarType) != np.float64:
+    scalar = np.dtype(petsc().ScalarType)
+    if scalar != np.float64:
         raise SolverUnavailable(
-            f"solver 'fenicsx' needs PETSc with float64 scalars, this one has "
-            f"{np.dtype(PETSc.ScalarType)}: pip install 'opkit[fem]'"
+            f"solver 'fenicsx' needs PETSc with float64 scalars, this one has {scalar}: "
+            "pip install 'opkit[fem]'"
         )
+
+
+def petsc() -> Any:
+    """Return ``petsc4py.PETSc``, after `require_dolfinx`."""
+    from petsc4py import PETSc
+
+    return PETSc
 
 
 @cache
@@ -112,12 +119,14 @@ def _exclusive(path: Path) -> Iterator[None]:
 
 
 def _missing_tool() -> str | None:
-    """What a compilation lacks, and what to do about it."""
+    """Say what a compilation lacks, and what to do about it."""
     command = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
     compiler = shlex.split(command)[0]
     if shutil.which(compiler) is None:
         return f"and found no {compiler!r}: install one (Debian: apt install gcc) or set CC"
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     if not header.exists():
-        return f"and {header} is missing: install Python's headers (Debian: apt install python3-dev)"
+        return (
+            f"and {header} is missing: install Python's headers (Debian: apt install python3-dev)"
+        )
     return None

@@ -15,7 +15,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -23,8 +22,8 @@ import numpy as np
 from ..finite_volume import check_field, face_values
 from ..grids import Boundary, Grid, normalize_boundary
 from ..names import check_name
-from ..result import SolveResult, SolverDidNotConverge
-from ._runtime import compile_forms, require_dolfinx
+from ..result import SolverDidNotConverge, SolveResult
+from ._runtime import compile_forms, petsc, require_dolfinx
 
 __all__ = ["CHOLESKY_MAX_DOFS", "choose_algebra", "clear_cache", "solve_diffusion_fenicsx"]
 
@@ -112,8 +111,8 @@ def solve_diffusion_fenicsx(
         subtract a constant from `f`. Arrays are integrated with the grid's weights, callables
         by the elements, whose quadrature error calls for ``"project"``.
     exact : callable, optional
-        Known solution: ``info["l2_error"]`` and ``info["h1_error"]`` are the norms of the error over
-        the mesh, not at the nodes alone (free of its mean where constants are free).
+        Known solution: ``info["l2_error"]`` and ``info["h1_error"]`` are the norms of the error
+        over the mesh, not at the nodes alone (less its mean where constants are free).
 
     Returns
     -------
@@ -177,7 +176,7 @@ def solve_diffusion_fenicsx(
         start = time.perf_counter()
         disc.set_data(data)
         is_singular = not disc.fixed.size and not disc.has_reaction
-        lift = disc.assemble(sides, is_singular)
+        lift = disc.assemble(sides)
         if is_singular:
             total, scale = _imbalance(data["f"], sides, grid) if nodal else disc.imbalance()
             if singular == "raise" and abs(total) > 1e-10 * scale:
@@ -219,8 +218,8 @@ def _check_grid(boundary: str | tuple | list, grid: Grid) -> Boundary:
             )
         if axis.location != "node":
             raise ValueError(
-                f"axis {axis.name!r} has location {axis.location!r}, solver 'fenicsx' needs 'node': "
-                "use solver 'structured', 'pyamg' or 'direct'"
+                f"axis {axis.name!r} has location {axis.location!r}, solver 'fenicsx' needs 'node' "
+                "axes: use solver 'structured', 'pyamg' or 'direct'"
             )
     return normalize_boundary(boundary, grid)
 
@@ -244,9 +243,7 @@ def _check_sides(
     return sides
 
 
-def _imbalance(
-    f: Any, sides: Mapping[tuple[int, int], Any], grid: Grid
-) -> tuple[float, float]:
+def _imbalance(f: Any, sides: Mapping[tuple[int, int], Any], grid: Grid) -> tuple[float, float]:
     """Integral of source and fluxes, and of their absolute values, with the grid's weights."""
     parts = [grid.weights * f]
     for (k, _), g in sides.items():
@@ -289,8 +286,8 @@ class _Discretization:
         from dolfinx import fem, mesh
         from dolfinx.fem.petsc import create_matrix
         from mpi4py import MPI
-        from petsc4py import PETSc
 
+        PETSc = petsc()
         self.grid, self.boundary, self.degree = grid, boundary, degree
         self.cell = _CELLS[cell][grid.dim - 1]
         dim, comm = grid.dim, MPI.COMM_SELF
@@ -307,9 +304,7 @@ class _Discretization:
         self.V = fem.functionspace(self.mesh, ("Lagrange", degree))
         self.W1 = self.V if degree == 1 else fem.functionspace(self.mesh, ("Lagrange", 1))
         self.W = (
-            self.W1
-            if data_degree == 1
-            else fem.functionspace(self.mesh, ("Lagrange", data_degree))
+            self.W1 if data_degree == 1 else fem.functionspace(self.mesh, ("Lagrange", data_degree))
         )
         self.dofs = int(self.V.dofmap.index_map.size_local)
         self.nodes = self._grid_dofs(self.V)
@@ -331,7 +326,9 @@ class _Discretization:
             return ufl.Measure(measure, **options)
 
         forms = [
-            self.a * ufl.inner(ufl.grad(u), ufl.grad(v)) * over("dx", 2 * degree - loss + data_degree),
+            self.a
+            * ufl.inner(ufl.grad(u), ufl.grad(v))
+            * over("dx", 2 * degree - loss + data_degree),
             self.c * u * v * over("dx", 2 * degree + data_degree),
             self.f * v * over("dx", degree + data_degree),
         ]
@@ -366,7 +363,9 @@ class _Discretization:
         self.A.setOption(PETSc.Mat.Option.SPD, True)
         self.pinned: Any = None  # A without the row and column of one unknown, when singular
         self.b, self.x, self.r = (PETSc.Vec().createSeq(self.dofs, comm=comm) for _ in range(3))
-        self.constants: Any = None  # the null space
+        self.kernels = [
+            PETSc.NullSpace().create(constant=constant, comm=comm) for constant in (False, True)
+        ]
         self.ones: np.ndarray | None = None
         self.ksp: dict[str, Any] = {}
 
@@ -440,7 +439,7 @@ class _Discretization:
 
     # --- equations ----------------------------------------------------------------------
 
-    def assemble(self, sides: Mapping[tuple[int, int], Any], is_singular: bool) -> np.ndarray:
+    def assemble(self, sides: Mapping[tuple[int, int], Any]) -> np.ndarray:
         """Assemble matrix and right-hand side; return the Dirichlet values, 0 at unknowns."""
         from dolfinx.fem import assemble_vector
         from dolfinx.fem.petsc import assemble_matrix
@@ -501,7 +500,7 @@ class _Discretization:
 
     def prepare(self, algebra: str) -> bool:
         """Analyze the matrix of ``a = 1`` for a solver; whether there was anything to do."""
-        from petsc4py import PETSc
+        PETSc = petsc()
 
         if algebra in self.ksp:
             return False
@@ -523,7 +522,7 @@ class _Discretization:
         self.ksp[algebra] = ksp
         self.a.x.array[:] = 1.0
         self.has_reaction = False
-        self.assemble({}, False)
+        self.assemble({})
         ksp.setOperators(self._operator(algebra, not self.fixed.size))
         ksp.setUp()
         for key in options:
@@ -532,15 +531,10 @@ class _Discretization:
 
     def _operator(self, algebra: str, is_singular: bool) -> Any:
         """Matrix that the solver gets."""
-        from petsc4py import PETSc
+        PETSc = petsc()
 
-        if is_singular and algebra == "gamg":
-            if self.constants is None:
-                self.constants = PETSc.NullSpace().create(constant=True, comm=PETSc.COMM_SELF)
-            self.A.setNullSpace(self.constants)
-            return self.A
-        self.A.setNullSpace(None)
-        if not is_singular:
+        if algebra == "gamg" or not is_singular:
+            self.A.setNullSpace(self.kernels[is_singular])
             return self.A
         # The equations are consistent: with one unknown set to 0 the one left out holds as well
         if self.pinned is None:
@@ -612,7 +606,8 @@ class _Discretization:
 
     def destroy(self) -> None:
         """Free the PETSc objects, before the mesh whose communicator they share."""
-        for item in (*self.ksp.values(), self.A, self.pinned, self.b, self.x, self.r, self.constants):
+        vectors = (self.b, self.x, self.r)
+        for item in (*self.ksp.values(), self.pinned, self.A, *vectors, *self.kernels):
             if item is not None:
                 item.destroy()
         self.ksp.clear()
