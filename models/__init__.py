@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from .registry import ModelEntry, get_model, list_models, register_model
+from .registry import (
+    ModelEntry,
+    build_model,
+    get_model,
+    list_models,
+    model_options,
+    register_model,
+)
 from .spec import ModelSpec
 
-__all__ = ["ModelEntry", "ModelSpec", "get_model", "list_models", "register_model"]
+__all__ = [
+    "ModelEntry",
+    "ModelSpec",
+    "build_model",
+    "get_model",
+    "list_models",
+    "model_options",
+    "register_model",
+]

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import inspect
+import json
+import math
+import types
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from solvers.names import check_name
+from solvers.names import UnknownNameError, check_name, suggest
 
-__all__ = ["ModelEntry", "get_model", "list_models", "register_model"]
+from .spec import ModelSpec
+
+__all__ = [
+    "ModelEntry",
+    "build_model",
+    "get_model",
+    "list_models",
+    "model_options",
+    "register_model",
+]
 
 
 @dataclass(frozen=True)
@@ -23,8 +36,9 @@ class ModelEntry:
         The `opkit.tasks` task it is trained by.
     factory : str
         ``"module:function"``. The function is called as ``factory(spec, **options)``, `spec` a
-        `ModelSpec`, and returns the torch module; it completes the options from the spec. Its
-        keyword-only arguments with defaults are the options that ``--set`` may change.
+        `ModelSpec`, and returns the torch module; it completes the options from the spec and
+        leaves what it has filled in as the module's dict `resolved_options`. Its keyword-only
+        arguments with defaults are the options that ``--set`` may change.
     reference : str
         Paper.
     """
@@ -65,7 +79,7 @@ def list_models() -> dict[str, ModelEntry]:
 
 
 def get_model(name: str) -> ModelEntry:
-    """The entry called `name`.
+    """Return the entry called `name`.
 
     Raises
     ------
@@ -73,6 +87,139 @@ def get_model(name: str) -> ModelEntry:
     """
     check_name("model", name, sorted(_MODELS))
     return _MODELS[name]
+
+
+def model_options(entry: ModelEntry) -> dict[str, tuple[Any, Any]]:
+    """Options of a model: name to (type annotation, default), in the factory's order.
+
+    Examples
+    --------
+    >>> model_options(get_model("fno"))["hidden_channels"]
+    (<class 'int'>, 32)
+    """
+    factory = entry.load()
+    hints = get_type_hints(factory)
+    return {
+        p.name: (hints.get(p.name, Any), p.default)
+        for p in inspect.signature(factory).parameters.values()
+        if p.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+
+def build_model(
+    name: str, spec: ModelSpec, options: Mapping[str, Any] | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """Build a registered model.
+
+    Parameters
+    ----------
+    name : str
+    spec : ModelSpec
+    options : mapping, optional
+        Values for some of `model_options`, or strings from a command line: numbers,
+        ``true``/``false``, ``none``, JSON lists.
+
+    Returns
+    -------
+    module : torch.nn.Module
+    resolved : dict
+        Every option as plain JSON types; ``build_model(name, spec, resolved)`` builds the same
+        module.
+
+    Raises
+    ------
+    UnknownNameError
+        Unknown model or option; suggests the nearest.
+    ValueError
+        A value of the wrong type, or one that the model refuses.
+    """
+    entry = get_model(name)
+    known = model_options(entry)
+    resolved = {key: default for key, (_, default) in known.items()}
+    for key, value in (options or {}).items():
+        if key not in known:
+            raise UnknownNameError(
+                f"{name} has no option {key!r}.{suggest(key, known)} Allowed: {', '.join(known)}."
+            )
+        try:
+            resolved[key] = _convert(value, known[key][0])
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"{key}={value!r}: {name} needs {_describe(known[key][0])} here"
+            ) from None
+    module = entry.load()(spec, **resolved)
+    resolved.update(getattr(module, "resolved_options", {}))
+    return module, json.loads(json.dumps(resolved, allow_nan=False))
+
+
+_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+def _convert(value: Any, kind: Any) -> Any:
+    """Bring `value` to the annotated type; strings may come from a command line."""
+    origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        for option in args:
+            try:
+                return _convert(value, option)
+            except (TypeError, ValueError):
+                continue
+        raise ValueError
+    if origin is Literal:
+        if value in args and not isinstance(value, bool):
+            return value
+        raise ValueError
+    if kind in (None, type(None)):
+        if value is None or str(value).lower() in ("none", "null"):
+            return None
+        raise ValueError
+    if origin in (list, tuple):
+        return _convert_sequence(value, origin, args)
+    if kind is bool:
+        text = str(value).lower() if isinstance(value, bool | str) else ""
+        if text not in _TRUE + _FALSE:
+            raise ValueError
+        return text in _TRUE
+    if kind in (int, float):
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError
+        if kind is int and isinstance(value, float) and not value.is_integer():
+            raise ValueError
+        number = kind(value)
+        if not math.isfinite(number):
+            raise ValueError
+        return number
+    if kind is str and isinstance(value, str):
+        return value
+    raise ValueError
+
+
+def _convert_sequence(value: Any, origin: type, args: tuple[Any, ...]) -> Any:
+    if isinstance(value, str):
+        text = value.strip()
+        value = json.loads(text if text.startswith("[") else f"[{text}]")
+    if not isinstance(value, list | tuple):
+        raise ValueError
+    if origin is tuple and args[-1] is not Ellipsis:
+        if len(args) != len(value):
+            raise ValueError
+        return tuple(_convert(v, a) for v, a in zip(value, args, strict=True))
+    return origin(_convert(v, args[0]) for v in value)
+
+
+def _describe(kind: Any) -> str:
+    """Name a type for a message."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_describe(a) for a in args)
+    if origin is Literal:
+        return " or ".join(map(repr, args))
+    if origin in (list, tuple):
+        return f"a list of ({_describe(args[0])})"
+    names = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
+    return "none" if kind in (None, type(None)) else names.get(kind, str(kind))
 
 
 register_model(

@@ -253,7 +253,8 @@ def discretize(
         ak = np.moveaxis(a[across], k, 0)
         face = tuple(s for i, s in enumerate(unknowns) if i != k)
         scale = area / axis.spacing
-        inner = _mean(ak[:-1], ak[1:], average) * scale
+        inner = _mean(ak[:-1], ak[1:], average)
+        inner *= scale
         parts = [inner]
         for side, kind in enumerate(bc[k]):
             end = 0 if side == 0 else -1
@@ -273,7 +274,8 @@ def discretize(
                     np.moveaxis(lift, k, 0)[end] = value
                     continue
             parts.insert(0, extra) if side == 0 else parts.append(extra)
-        conductance.append(np.ascontiguousarray(np.moveaxis(np.concatenate(parts), 0, k)))
+        whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        conductance.append(np.ascontiguousarray(np.moveaxis(whole, 0, k)))
 
     is_singular = all(k != "dirichlet" for pair in bc for k in pair) and (
         c is None or not np.any(c > 0)
@@ -294,6 +296,11 @@ def discretize(
 
 
 def _mean(a: np.ndarray, b: np.ndarray, average: str) -> np.ndarray:
+    total = a + b
     if average == "harmonic":
-        return 2.0 * a * b / (a + b)
-    return 0.5 * (a + b)
+        product = a * b
+        product *= 2.0
+        product /= total
+        return product
+    total *= 0.5
+    return total

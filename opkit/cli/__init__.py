@@ -1,5 +1,45 @@
-"""The command line."""
+"""The command line: one module a command; what a command needs is imported when it runs.
+
+Results go to stdout, progress and messages to stderr. Exit status: 0 done, 1 the work failed,
+2 the caller's mistake, 130 interrupted; every error is one line unless ``--debug`` is given.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
 
 
-def main() -> None:
-    """Entry point."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments; ``sys.argv[1:]`` by default.
+
+    Returns
+    -------
+    int
+        Exit status.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        from ._app import run
+
+        status = run(args)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader of stdout went away (opkit ... | head)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (Exception, KeyboardInterrupt) as error:
+        if "--debug" in args:
+            raise
+        from opkit.errors import describe, exit_status
+
+        sys.stderr.write(f"opkit: {describe(error)}\n")
+        return exit_status(error)

@@ -1,10 +1,14 @@
-"""What a dataset holds, as frozen dataclasses: one description for writer, reader, models and plots."""
+"""What a dataset holds, as frozen dataclasses: one description for writer, reader and models."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import re
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,9 +21,12 @@ __all__ = [
     "SPLIT_CODES",
     "SPLIT_STRIDE",
     "BoundarySpec",
+    "DatasetConfig",
     "DatasetSchema",
     "FieldSpec",
     "ScalarSpec",
+    "check_split_name",
+    "default_samples_per_shard",
     "split_of_id",
 ]
 
@@ -29,6 +36,26 @@ FORMAT_VERSION = "1.0"
 SPLIT_STRIDE = 10**9
 SPLIT_CODES = {"train": 0, "valid": 1, "test": 2}
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
+SPLIT_NAME = re.compile(r"(train|valid|test|test_[A-Za-z0-9_]+)\Z")
+#: Attributes of the root group; constant scalars stand beside them, as in The Well.
+ROOT_ATTRIBUTES = (
+    "format",
+    "format_version",
+    "layout",
+    "title",
+    "problem",
+    "problem_type",
+    "split",
+    "shard_index",
+    "dataset_name",
+    "grid_type",
+    "n_spatial_dims",
+    "n_trajectories",
+    "simulation_parameters",
+    "content_digest",
+    "complete",
+    "view",
+)
 BC_KINDS = ("dirichlet", "neumann", "robin", "periodic", "outflow", "no_slip", "slip")
 
 
@@ -51,6 +78,8 @@ class FieldSpec:
     location : {"node", "cell_center", "point", "cell"}
     valid_min, valid_max : float, optional
         Physical bounds every stored value obeys.
+    dim_varying : tuple of bool, optional
+        Spatial axes the field has, in the grid's order; None for all of them.
     """
 
     name: str
@@ -66,12 +95,22 @@ class FieldSpec:
     antisymmetric: bool = False
     element_family: str | None = None
     element_degree: int | None = None
+    dim_varying: tuple[bool, ...] | None = None
 
     def __post_init__(self) -> None:
         _check_identifier("field", self.name)
         check_name("location", self.location, ("node", "cell_center", "point", "cell"))
         if self.rank not in (0, 1, 2):
             raise ValueError(f"field {self.name!r}: rank={self.rank}, allowed 0, 1, 2")
+        lo = -math.inf if self.valid_min is None else self.valid_min
+        hi = math.inf if self.valid_max is None else self.valid_max
+        if not lo <= hi:
+            raise ValueError(
+                f"field {self.name!r}: valid_min={self.valid_min}, valid_max={self.valid_max}: "
+                "need valid_min <= valid_max"
+            )
+        if (self.symmetric or self.antisymmetric) and self.rank != 2:
+            raise ValueError(f"field {self.name!r}: symmetric is for rank 2, not {self.rank}")
 
 
 @dataclass(frozen=True)
@@ -91,6 +130,10 @@ class ScalarSpec:
 
     def __post_init__(self) -> None:
         _check_identifier("scalar", self.name)
+        if self.value is not None and self.name in ROOT_ATTRIBUTES:
+            raise ValueError(f"scalar {self.name!r}: the name is taken by a root attribute")
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError(f"scalar {self.name!r}: value={self.value}, need a finite number")
 
 
 @dataclass(frozen=True)
@@ -177,10 +220,27 @@ class DatasetSchema:
     def __post_init__(self) -> None:
         _check_identifier("problem", self.problem)
         check_name("dtype", self.dtype, ("float32", "float64"))
+        check_name("problem_type", self.problem_type, ("static", "time_dependent"))
+        axes = [a.name for a in self.grid.axes]
+        if any(n not in "xyz" for n in axes):
+            raise ValueError(f"axes are called {axes}, expected x, y, z")
+        if self.problem_type == "static" and self.time != (0.0,):
+            raise ValueError(f"time={self.time}: a static problem has time (0.0,)")
+        steps = [b - a for a, b in zip(self.time, self.time[1:], strict=False)]
+        if not self.time or not all(map(math.isfinite, self.time)) or any(d <= 0 for d in steps):
+            raise ValueError("time: need strictly increasing finite numbers")
+        for f in self.fields:
+            if f.dim_varying is not None and len(f.dim_varying) != self.grid.dim:
+                raise ValueError(
+                    f"field {f.name!r}: dim_varying has {len(f.dim_varying)} entries, "
+                    f"the grid has {self.grid.dim} axes"
+                )
+            if f.time_varying and self.problem_type == "static":
+                raise ValueError(f"field {f.name!r}: time_varying=True in a static problem")
         names = [f.name for f in self.fields] + [s.name for s in self.scalars]
         if len(set(names)) != len(names):
             raise ValueError(f"field and scalar names repeat: {names}")
-        reserved = {"sample", "time", "component", "component_2", *(a.name for a in self.grid.axes)}
+        reserved = {"sample", "time", "component", "component_2", "failure", *axes}
         if clash := reserved & set(names):
             raise ValueError(f"names {sorted(clash)} are names of dimensions; choose others")
         for role, members in (("input", self.inputs), ("output", self.outputs)):
@@ -188,11 +248,32 @@ class DatasetSchema:
                 raise ValueError(f"the schema names no {role}s")
             for m in members:
                 check_name(f"{role} field", m, names)
+        periodic = {a.name: a.periodic for a in self.grid.axes}
+        stated = [bc.axis for bc in self.boundary_conditions]
         for bc in self.boundary_conditions:
-            check_name("boundary axis", bc.axis, [a.name for a in self.grid.axes])
+            check_name("boundary axis", bc.axis, axes)
+            for f_name in bc.fields:
+                check_name("boundary field", f_name, [f.name for f in self.fields])
+            if (bc.kind == "periodic") != periodic[bc.axis]:
+                raise ValueError(
+                    f"boundary condition {bc.kind!r} on axis {bc.axis!r}, whose "
+                    f"periodic={periodic[bc.axis]}"
+                )
+        # a periodic axis says so in the boundary conditions too (The Well reads them alone)
+        implied = tuple(
+            BoundarySpec(a, "periodic", tuple(f.name for f in self.fields))
+            for a in axes
+            if periodic[a] and a not in stated
+        )
+        # one order, so that a schema read back from a file is equal
+        ordered = sorted(
+            self.boundary_conditions + implied, key=lambda b: (b.axis, b.side, b.kind, b.fields)
+        )
+        object.__setattr__(self, "boundary_conditions", tuple(ordered))
+        object.__setattr__(self, "fields", tuple(sorted(self.fields, key=lambda f: f.rank)))
 
     def field(self, name: str) -> FieldSpec:
-        """The field called `name`."""
+        """Return the field called `name`."""
         check_name("field", name, [f.name for f in self.fields])
         return next(f for f in self.fields if f.name == name)
 
@@ -200,7 +281,21 @@ class DatasetSchema:
         """Shape of one sample of field `name`: ``([T], *grid, [D], [D])``."""
         f = self.field(name)
         t = (len(self.time),) if f.time_varying else ()
-        return t + self.grid.shape + (self.grid.dim,) * f.rank
+        varying = f.dim_varying or (True,) * self.grid.dim
+        space = tuple(n for n, v in zip(self.grid.shape, varying, strict=True) if v)
+        return t + space + (self.grid.dim,) * f.rank
+
+    def sample_dims(self, name: str) -> tuple[str, ...]:
+        """Names of the axes of one sample of field `name`, as in the file."""
+        f = self.field(name)
+        varying = f.dim_varying or (True,) * self.grid.dim
+        space = tuple(a.name for a, v in zip(self.grid.axes, varying, strict=True) if v)
+        return ("time",) * f.time_varying + space + ("component", "component_2")[: f.rank]
+
+    def sample_bytes(self) -> int:
+        """Bytes of one sample, uncompressed."""
+        size = np.dtype(self.dtype).itemsize
+        return sum(size * math.prod(self.sample_shape(f.name)) for f in self.fields)
 
     def boundary_of(self, field: str) -> tuple[tuple[str, str], ...]:
         """Kind of boundary condition of `field`, one (lower, upper) pair an axis.
@@ -220,8 +315,151 @@ class DatasetSchema:
         return tuple(out)
 
     def with_grid(self, grid: Grid) -> DatasetSchema:
-        """The same dataset on another grid."""
+        """Return the same dataset on another grid."""
         return replace(self, grid=grid)
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """How a dataset was made: everything its samples depend on.
+
+    Parameters
+    ----------
+    problem : str
+        Registry name.
+    params : mapping
+        Resolved parameters of the problem, JSON types.
+    resolution : tuple of int
+        Points per axis.
+    dtype : {"float32", "float64"}
+    seed : int
+        Of the dataset, not negative.
+    solver : str
+    rtol : float
+        Relative residual asked of the solver.
+    n : mapping of str to int
+        Samples asked for per split. Splits other than train, valid and test get the codes
+        3, 4, ... in this order.
+    samples_per_shard : int
+    compression : {"gzip", None}
+    """
+
+    problem: str
+    params: Mapping[str, Any]
+    resolution: tuple[int, ...]
+    dtype: Literal["float32", "float64"]
+    seed: int
+    solver: str
+    rtol: float
+    n: Mapping[str, int]
+    samples_per_shard: int = 64
+    compression: Literal["gzip"] | None = "gzip"
+
+    def __post_init__(self) -> None:
+        _check_identifier("problem", self.problem)
+        check_name("dtype", self.dtype, ("float32", "float64"))
+        if self.compression is not None:
+            check_name("compression", self.compression, ("gzip",))
+        for name, low in (("seed", 0), ("samples_per_shard", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+                raise ValueError(f"{name}={value!r}: need an integer >= {low}")
+            object.__setattr__(self, name, int(value))
+        object.__setattr__(self, "resolution", tuple(int(r) for r in self.resolution))
+        for split, count in self.n.items():
+            check_split_name(split)
+            if isinstance(count, bool) or not 0 <= count < SPLIT_STRIDE:
+                raise ValueError(f"n[{split!r}]={count}: need 0 <= n < {SPLIT_STRIDE}")
+        object.__setattr__(self, "n", {s: int(c) for s, c in self.n.items()})
+        try:
+            clean = json.loads(_json(dict(self.params)))
+        except (TypeError, ValueError) as e:
+            raise ValueError(f"params={self.params!r}: need JSON types ({e})") from None
+        object.__setattr__(self, "params", clean)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON types; equal configurations give equal dictionaries."""
+        return {**asdict(self), "resolution": list(self.resolution)}
+
+    @classmethod
+    def from_dict(cls, d: Mapping[str, Any]) -> DatasetConfig:
+        """Inverse of `as_dict`; keys it does not know are left out."""
+        known = {f.name for f in fields(cls)}
+        kept = {k: v for k, v in d.items() if k in known}
+        return cls(**{**kept, "resolution": tuple(d["resolution"])})
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 (hex) of the configuration without the numbers of samples."""
+        return hashlib.sha256(_json({**self.as_dict(), "n": None}).encode()).hexdigest()
+
+    def split_code(self, split: str) -> int:
+        """Code of a split: the first part of its sample ids.
+
+        Raises
+        ------
+        UnknownNameError
+            `split` is not in `n`.
+        """
+        check_name("split", split, list(self.n))
+        if split in SPLIT_CODES:
+            return SPLIT_CODES[split]
+        return len(SPLIT_CODES) + [s for s in self.n if s not in SPLIT_CODES].index(split)
+
+    def sample_ids(self, split: str, shard: int) -> tuple[int, ...]:
+        """Ids that shard number `shard` of `split` holds if no sample fails."""
+        first = SPLIT_STRIDE * self.split_code(split)
+        s = self.samples_per_shard
+        return tuple(range(first + shard * s, first + min((shard + 1) * s, self.n[split])))
+
+    def n_shards(self, split: str) -> int:
+        """Count the shards of `split`."""
+        check_name("split", split, list(self.n))
+        return -(-self.n[split] // self.samples_per_shard)
+
+    def sample_seed(self, sample_id: int) -> int:
+        """Seed of one sample; it depends on the dataset's seed and the id alone."""
+        sequence = np.random.SeedSequence(self.seed, spawn_key=(int(sample_id),))
+        return int(sequence.generate_state(1, np.uint64)[0])
+
+    def differences(self, other: DatasetConfig) -> str:
+        """Say what differs from `other`, numbers of samples aside: ``"seed 0 -> 1"``."""
+        a, b = self.as_dict(), other.as_dict()
+        for d in (a, b):
+            d.pop("n")
+            d.update({f"params.{k}": v for k, v in d.pop("params").items()})
+        keys = [k for k in {**a, **b} if a.get(k) != b.get(k)]
+        return ", ".join(f"{k} {_short(a.get(k))} -> {_short(b.get(k))}" for k in keys)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _short(value: Any) -> str:
+    return "x".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def check_split_name(split: str) -> str:
+    """Return `split` if a split may have this name.
+
+    Raises
+    ------
+    UnknownNameError
+        Not ``train``, ``valid``, ``test`` or ``test_<what>``.
+    """
+    if not SPLIT_NAME.match(split):
+        check_name("split", split, ("train", "valid", "test", "test_<what>"))
+    return split
+
+
+def default_samples_per_shard(n: int, sample_bytes: int) -> int:
+    """Choose the samples a shard for a split of `n`: ``max(64, n/128)``, less if above 256 MiB.
+
+    >>> default_samples_per_shard(1000, 2**17), default_samples_per_shard(20000, 2**17)
+    (64, 157)
+    """
+    return max(1, min(max(64, -(-n // 128)), 2**28 // max(sample_bytes, 1)))
 
 
 def split_of_id(sample_id: int) -> int:
@@ -231,5 +469,3 @@ def split_of_id(sample_id: int) -> int:
     2
     """
     return int(np.int64(sample_id)) // SPLIT_STRIDE
-
-

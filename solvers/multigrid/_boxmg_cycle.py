@@ -218,68 +218,110 @@ def relax(out, t, b, d):
 
 
 @jit
-def red(fine, t, m1, m2, residual, per0, per1):
-    """Red half-sweep, or the residual on red after a red-black sweep from zero."""
-    x = fine[BU]
-    wrap_split(x, m1, m2, False, per0, per1)
-    for i in range(1, m1 + 1):
-        p = i % 2
-        lo, hi = 1 - p, (m2 - p) // 2 + 1
-        v = fine[RR, i, lo:hi] if residual else t[: hi - lo]
-        sum4(v, fine[RN, i, lo:hi], x[i - 1, lo:hi], fine[RS, i, lo:hi], x[i + 1, lo:hi])
-        w, e = lo - 1 + p, lo + p
-        n = hi - lo
-        add2(v, fine[RW, i, lo:hi], x[i, w : w + n], fine[RE, i, lo:hi], x[i, e : e + n])
-        if not residual:
-            relax(fine[RU, i, lo:hi], v, fine[RB, i, lo:hi], fine[RD, i, lo:hi])
+def red_row(fine, t, i, m2, residual):
+    """Relax the red points of a row, or take their residual after a red-black sweep from zero."""
+    x, p = fine[BU], i % 2
+    lo, hi = 1 - p, (m2 - p) // 2 + 1
+    n, w, e = hi - lo, lo - 1 + p, lo + p
+    v = fine[RR, i, lo:hi] if residual else t[:n]
+    sum4(v, fine[RN, i, lo:hi], x[i - 1, lo:hi], fine[RS, i, lo:hi], x[i + 1, lo:hi])
+    add2(v, fine[RW, i, lo:hi], x[i, w : w + n], fine[RE, i, lo:hi], x[i, e : e + n])
+    if not residual:
+        relax(fine[RU, i, lo:hi], v, fine[RB, i, lo:hi], fine[RD, i, lo:hi])
 
 
 @jit
-def black(fine, t, m1, m2, per0, per1):
-    x = fine[RU]
-    wrap_split(x, m1, m2, True, per0, per1)
-    for i in range(1, m1 + 1):
-        p = i % 2
-        lo, hi = p, (m2 - 1 + p) // 2 + 1
-        n = hi - lo
-        v = t[:n]
-        sum4(v, fine[RS, i - 1, lo:hi], x[i - 1, lo:hi], fine[RN, i + 1, lo:hi], x[i + 1, lo:hi])
-        w, e = lo - p, lo - p + 1
-        add2(v, fine[RE, i, w : w + n], x[i, w : w + n], fine[RW, i, e : e + n], x[i, e : e + n])
-        relax(fine[BU, i, lo:hi], v, fine[BB, i, lo:hi], fine[BD, i, lo:hi])
+def black_row(fine, t, i, m2):
+    x, p = fine[RU], i % 2
+    lo, hi = p, (m2 - 1 + p) // 2 + 1
+    n, w, e = hi - lo, lo - p, lo - p + 1
+    v = t[:n]
+    sum4(v, fine[RS, i - 1, lo:hi], x[i - 1, lo:hi], fine[RN, i + 1, lo:hi], x[i + 1, lo:hi])
+    add2(v, fine[RE, i, w : w + n], x[i, w : w + n], fine[RW, i, e : e + n], x[i, e : e + n])
+    relax(fine[BU, i, lo:hi], v, fine[BB, i, lo:hi], fine[BD, i, lo:hi])
+
+
+@jit
+def first_row(fine, i, m2):
+    """Relax the red points of a row from zero."""
+    for q in range(1 - i % 2, (m2 - i % 2) // 2 + 1):
+        fine[RU, i, q] = fine[RB, i, q] * fine[RD, i, q]
+
+
+@jit
+def correct_row(fine, coarse, i, m2):
+    """Add the coarse correction to the red points of a row."""
+    u, e, I = fine[RU, i], coarse[U], i // 2
+    if i % 2 == 0:
+        for J in range(1, coarse.shape[2] - 1):
+            u[J] += e[I, J]
+    else:
+        nw, ne, sw, se = coarse[CNW, I], coarse[CNE, I], coarse[CSW, I], coarse[CSE, I]
+        up, down = e[I], e[I + 1]
+        for J in range((m2 + 1) // 2):
+            v = nw[J] * up[J] + ne[J] * up[J + 1]
+            u[J] += v + sw[J] * down[J] + se[J] * down[J + 1]
 
 
 @jit
 def split_cycle(fine, buffer, table, inverse, t, per0, per1):
+    """V-cycle from the split level down.
+
+    Without periodic sides the three passes of each half run as one wave over the rows, which
+    reads the conductances from memory once instead of twice.
+    """
     m1, m2 = table[0, 0], table[0, 1]
     coarse = level_of(buffer, table, 1)
-    c1, c2 = table[1, 0], table[1, 1]
-    for i in range(1, m1 + 1):
-        lo, hi = 1 - i % 2, (m2 - i % 2) // 2 + 1
-        for q in range(lo, hi):
-            fine[RU, i, q] = fine[RB, i, q] * fine[RD, i, q]
-    black(fine, t, m1, m2, per0, per1)
-    red(fine, t, m1, m2, True, per0, per1)
-    wrap_split(fine[RR], m1, m2, True, per0, per1)
-    r, b = fine[RR], coarse[B]
+    if per0 or per1:
+        for i in range(1, m1 + 1):
+            first_row(fine, i, m2)
+        wrap_split(fine[RU], m1, m2, True, per0, per1)
+        for i in range(1, m1 + 1):
+            black_row(fine, t, i, m2)
+        wrap_split(fine[BU], m1, m2, False, per0, per1)
+        for i in range(1, m1 + 1):
+            red_row(fine, t, i, m2, True)
+        wrap_split(fine[RR], m1, m2, True, per0, per1)
+    else:
+        for i in range(1, m1 + 3):
+            if i <= m1:
+                first_row(fine, i, m2)
+            if 2 <= i <= m1 + 1:
+                black_row(fine, t, i - 1, m2)
+            if i >= 3:
+                red_row(fine, t, i - 2, m2, True)
+    restrict_red(fine[RR], coarse)
+    coarse_cycle(buffer, table, 1, inverse, t, per0, per1)
+    wrap(coarse[U], per0, per1)
+    if per0 or per1:
+        for i in range(1, m1 + 1):
+            correct_row(fine, coarse, i, m2)
+        wrap_split(fine[RU], m1, m2, True, per0, per1)
+        for i in range(1, m1 + 1):
+            black_row(fine, t, i, m2)
+        wrap_split(fine[BU], m1, m2, False, per0, per1)
+        for i in range(1, m1 + 1):
+            red_row(fine, t, i, m2, False)
+    else:
+        for i in range(1, m1 + 3):
+            if i <= m1:
+                correct_row(fine, coarse, i, m2)
+            if 2 <= i <= m1 + 1:
+                black_row(fine, t, i - 1, m2)
+            if i >= 3:
+                red_row(fine, t, i - 2, m2, False)
+
+
+@jit
+def restrict_red(r, coarse):
+    """Coarse right-hand side from the residual on red points; it is zero on black ones."""
+    b = coarse[B]
     nw, ne, sw, se = coarse[CNW], coarse[CNE], coarse[CSW], coarse[CSE]
-    for I in range(1, c1 + 1):
+    for I in range(1, coarse.shape[1] - 1):
         up, mid, down = r[2 * I - 1], r[2 * I], r[2 * I + 1]
-        for J in range(1, c2 + 1):
+        for J in range(1, coarse.shape[2] - 1):
             v = mid[J] + se[I - 1, J - 1] * up[J - 1] + sw[I - 1, J] * up[J]
             b[I, J] = v + ne[I, J - 1] * down[J - 1] + nw[I, J] * down[J]
-    coarse_cycle(buffer, table, 1, inverse, t, per0, per1)
-    e, u = coarse[U], fine[RU]
-    wrap(e, per0, per1)
-    for I in range(1, c1 + 1):
-        for J in range(1, c2 + 1):
-            u[2 * I, J] += e[I, J]
-    for I in range((m1 + 1) // 2):
-        for J in range((m2 + 1) // 2):
-            v = nw[I, J] * e[I, J] + ne[I, J] * e[I, J + 1]
-            u[2 * I + 1, J] += v + sw[I, J] * e[I + 1, J] + se[I, J] * e[I + 1, J + 1]
-    black(fine, t, m1, m2, per0, per1)
-    red(fine, t, m1, m2, False, per0, per1)
 
 
 # -- conjugate gradients, float64 ------------------------------------------------------------------

@@ -17,7 +17,7 @@ def order(ms, sizes, location, solver, average="harmonic", reaction=False):
         grid = Grid(
             tuple(
                 Axis(
-                    name, n + 2 * k, lo, hi, location=location,
+                    name, round(n * (1 + 0.1 * k)), lo, hi, location=location,
                     periodic=pair[0] == P,
                 )
                 for k, (name, (lo, hi), pair) in enumerate(

@@ -1,0 +1,398 @@
+"""`Operator`: what `fit` leaves and `load` returns, called on arrays in physical units."""
+
+from __future__ import annotations
+
+import csv
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from solvers.grids import Grid
+
+from .checkpoint import OperatorError, load_json, load_weights
+from .tasks import get_task
+from .tasks.grid import GridTask
+from .tasks.normalizer import Normalizer
+
+if TYPE_CHECKING:
+    from models import ModelSpec
+
+__all__ = ["Operator", "OperatorError", "PhysicalModel", "load"]
+
+FORMAT = "opkit-operator"
+FORMAT_VERSION = "1.0"
+#: Files that make an operator; the rest of a run directory is evidence.
+FILES = ("operator.json", "normalizer.json", "model.safetensors", "config.yaml", "history.csv")
+
+
+class PhysicalModel(nn.Module):
+    """A model between physical units: scale, apply, scale back.
+
+    Parameters
+    ----------
+    model : nn.Module
+    normalizer : Normalizer
+    dim : int
+        Space dimensions.
+    """
+
+    def __init__(self, model: nn.Module, normalizer: Normalizer, dim: int) -> None:
+        super().__init__()
+        self.model = model
+        self._exact = {
+            name: torch.tensor(getattr(normalizer, name), dtype=torch.float64).reshape(
+                1, -1, *(1,) * dim
+            )
+            for name in ("input_shift", "input_scale", "output_shift", "output_scale")
+        }
+        self._cast: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
+
+    def _like(self, name: str, x: Tensor) -> Tensor:
+        """A constant in the dtype and on the device of `x`."""
+        key = (name, x.dtype, x.device)
+        if key not in self._cast:
+            # MPS knows no float64, so cast first
+            self._cast[key] = self._exact[name].to(x.dtype).to(x.device)
+        return self._cast[key]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to (batch, in_channels, *space) in physical units."""
+        y: Tensor = self.model((x - self._like("input_shift", x)) / self._like("input_scale", x))
+        # half precision is for the model alone
+        y = y.to(torch.promote_types(y.dtype, torch.float32))
+        return y * self._like("output_scale", y) + self._like("output_shift", y)
+
+
+class Operator:
+    """A trained operator.
+
+    Call it on arrays of the inputs, at any resolution the model accepts, in physical units;
+    what comes back is of the same kind.
+
+    Parameters
+    ----------
+    module : PhysicalModel
+    task : GridTask
+    description : mapping
+        Content of ``operator.json``.
+    path : Path, optional
+        The run directory.
+
+    Attributes
+    ----------
+    module, task, description, path
+
+    Examples
+    --------
+    >>> op = opkit.load("runs/darcy-mgno")  # doctest: +SKIP
+    >>> u = op(a)  # (n1, n2) or (batch, n1, n2), as is u  # doctest: +SKIP
+    >>> u = op({"a": a})["u"]  # by name, as stored in datasets  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        module: PhysicalModel,
+        task: GridTask,
+        description: Mapping[str, Any],
+        *,
+        path: Path | None = None,
+    ) -> None:
+        self.module, self.task = module.eval(), task
+        self.description, self.path = dict(description), path
+
+    def __repr__(self) -> str:
+        names = [", ".join(v.name for v in vs) for vs in (self.task.inputs, self.task.outputs)]
+        return f"<Operator {self.name}: {names[0]} -> {names[1]}, trained at {self.grid.shape}>"
+
+    @property
+    def name(self) -> str:
+        """Name of the model in the registry."""
+        return str(self.description["model"])
+
+    @property
+    def model(self) -> nn.Module:
+        """The bare model, between normalized units."""
+        return self.module.model
+
+    @property
+    def grid(self) -> Grid:
+        """Grid of the training data."""
+        return self.task.grid
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model was told about the data."""
+        return self.task.spec()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every option of the model."""
+        return dict(self.description["options"])
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of trained real numbers."""
+        return count_parameters(self.model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision it computes in."""
+        return next(self.model.parameters()).dtype.to_real()
+
+    def to(self, *args: Any) -> Operator:
+        """Move to a device or precision, as `torch.nn.Module.to`."""
+        self.module.to(*args)
+        return self
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """``metrics.json`` of each evaluated split; empty before the first evaluation."""
+        found = sorted((self.path / "evaluation").glob("*/metrics.json")) if self.path else []
+        return {p.parent.name: load_json(p) for p in found}
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """Rows of ``history.csv``."""
+        if self.path is None or not (self.path / "history.csv").is_file():
+            return []
+        with (self.path / "history.csv").open(newline="", encoding="utf-8") as f:
+            return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
+
+    # -- application -----------------------------------------------------------------------
+
+    def __call__(self, inputs: Any, *, batch_size: int | None = None) -> Any:
+        """Apply the operator.
+
+        Parameters
+        ----------
+        inputs : ndarray, Tensor or mapping
+            Physical units. An array ``(batch, channel, *space)``, ``(channel, *space)`` for one
+            sample, or, if there is one input channel, without its axis. Or name -> array as in
+            datasets, ``([batch], *space, [D], [D])`` a field, a number or ``(batch,)`` a scalar.
+        batch_size : int, optional
+            Samples at once; default all for tensors, about 4 million points for arrays.
+
+        Returns
+        -------
+        ndarray, Tensor or dict
+            As the input: an array without the channel axis if the input had none and there is
+            one output channel. Tensors keep their device and dtype and carry gradients; arrays
+            come back in their own floating dtype.
+
+        Raises
+        ------
+        ValueError
+            Names or shapes that do not fit, values that are not finite, or a resolution that
+            the model does not accept.
+        """
+        if isinstance(inputs, Mapping):
+            return self._call_fields(inputs, batch_size)
+        if isinstance(inputs, Tensor):
+            x, drop_batch, drop_channel = self._as_batch(inputs)
+            y = self._apply_tensor(x.to(self.device, self.dtype), batch_size)
+            y = y.to(inputs.device, inputs.dtype if inputs.is_floating_point() else y.dtype)
+            return self._undo(y, drop_batch, drop_channel)
+        array = np.asarray(inputs)
+        if array.dtype.kind not in "fiub":
+            raise ValueError(f"inputs have dtype {array.dtype}: need real numbers")
+        batch, drop_batch, drop_channel = self._as_batch(array)
+        return self._undo(self._apply_array(batch, batch_size), drop_batch, drop_channel)
+
+    def _as_batch(self, x: Any) -> tuple[Any, bool, bool]:
+        dim, c = self.grid.dim, self.task.in_channels
+        with_channel = x.ndim >= 2 + dim or (c > 1 and x.ndim == 1 + dim)
+        bare = c == 1 and x.ndim in (dim, dim + 1)
+        if x.ndim > dim + 2 or not (with_channel or bare):
+            raise ValueError(self._shape_message(tuple(x.shape)))
+        if bare:
+            single = x.ndim == dim
+            x = x[None, None] if single else x[:, None]
+            return x, single, True
+        single = x.ndim == 1 + dim
+        x = x[None] if single else x
+        if x.shape[1] != c:
+            raise ValueError(self._shape_message(tuple(x.shape)))
+        return x, single, False
+
+    def _shape_message(self, shape: tuple[int, ...]) -> str:
+        space = ", ".join(f"n{d + 1}" for d in range(self.grid.dim))
+        names = ", ".join(v.name for v in self.task.inputs)
+        return (
+            f"inputs have shape {shape}, expected (batch, {self.task.in_channels}, {space}): "
+            f"the channels are {names}"
+        )
+
+    def _undo(self, y: Any, drop_batch: bool, drop_channel: bool) -> Any:
+        if drop_channel and self.task.out_channels == 1:
+            y = y[:, 0]
+        return y[0] if drop_batch else y
+
+    def _apply_tensor(self, x: Tensor, batch_size: int | None) -> Tensor:
+        if not torch.isfinite(x).all():
+            raise ValueError("inputs have values that are not finite")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: need an integer >= 1")
+        if batch_size is None or len(x) <= batch_size:
+            return self.module(x)  # type: ignore[no-any-return]
+        return torch.cat([self.module(part) for part in x.split(batch_size)])
+
+    def _apply_array(self, x: np.ndarray, batch_size: int | None) -> np.ndarray:
+        dtype = x.dtype if x.dtype in (np.float32, np.float64) else np.dtype(np.float32)
+        if batch_size is None:
+            batch_size = max(1, 2**22 // max(1, math.prod(x.shape[2:])))
+        with torch.inference_mode():
+            tensor = torch.as_tensor(np.ascontiguousarray(x)).to(self.device, self.dtype)
+            return self._apply_tensor(tensor, batch_size).cpu().numpy().astype(dtype, copy=False)
+
+    def _call_fields(self, inputs: Mapping[str, Any], batch_size: int | None) -> dict[str, Any]:
+        names = [v.name for v in self.task.inputs]
+        if sorted(inputs) != sorted(names):
+            raise ValueError(f"inputs are {sorted(inputs)}, expected {sorted(names)}")
+        arrays = {k: np.asarray(v) for k, v in inputs.items()}
+        fields = [v for v in self.task.inputs if v.kind == "field"]
+        single = all(
+            arrays[v.name].ndim == (sum(v.axes) + v.rank if v.kind == "field" else 0)
+            for v in self.task.inputs
+        )
+        if single:
+            arrays = {k: a[None] for k, a in arrays.items()}
+        space: dict[int, int] = {}
+        n = 1
+        for v in self.task.inputs:
+            a = arrays[v.name]
+            axes = [d for d in range(self.grid.dim) if v.kind == "field" and v.axes[d]]
+            rank = v.rank if v.kind == "field" else 0
+            tail = a.shape[1 + len(axes) :]
+            if a.ndim != 1 + len(axes) + rank or tail != (self.grid.dim,) * rank:
+                raise ValueError(
+                    f"input {v.name!r} has shape {np.shape(inputs[v.name])}, expected "
+                    f"([batch]{''.join(f', n{d + 1}' for d in axes)}"
+                    f"{', D' * rank}), D={self.grid.dim}"
+                )
+            for d, size in zip(axes, a.shape[1 : 1 + len(axes)], strict=True):
+                if space.setdefault(d, size) != size:
+                    raise ValueError(
+                        f"input {v.name!r} has {size} points on axis {d + 1}, others {space[d]}"
+                    )
+            if n not in (1, len(a)) and len(a) != 1:
+                raise ValueError(f"input {v.name!r} has a batch of {len(a)}, others of {n}")
+            n = max(n, len(a))
+        if not fields or len(space) != self.grid.dim:
+            raise ValueError("inputs: no field says how many points each axis has")
+        shape = tuple(space[d] for d in range(self.grid.dim))
+        parts = [self.task.channels(arrays, (v,), shape) for v in self.task.inputs]
+        x = np.concatenate([np.broadcast_to(p, (n, *p.shape[1:])) for p in parts], axis=1)
+        out = self.task.fields(self._apply_array(x, batch_size))
+        return {k: v[0] for k, v in out.items()} if single else out
+
+    # -- files -----------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Copy the operator, without checkpoints and evaluations, to a new directory.
+
+        Raises
+        ------
+        FileExistsError
+            `path` exists.
+        OperatorError
+            The operator does not come from a directory.
+        """
+        path = Path(path)
+        if self.path is None:
+            raise OperatorError("this operator has no directory to copy")
+        if path.exists():
+            raise FileExistsError(f"{path} exists already")
+        path.mkdir(parents=True)
+        for name in FILES:
+            if (self.path / name).is_file():
+                shutil.copyfile(self.path / name, path / name)
+        return path
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Trained real numbers; a complex weight counts two."""
+    return sum(
+        p.numel() * (2 if p.is_complex() else 1) for p in module.parameters() if p.requires_grad
+    )
+
+
+def load(run: str | Path, *, device: str = "cpu") -> Operator:
+    """Load what `opkit fit` has left.
+
+    Runs no code from the directory: weights are safetensors, all else is JSON, and models are
+    known by their name in the registry alone.
+
+    Parameters
+    ----------
+    run : path
+        Run directory.
+    device : str
+        Where to put the model.
+
+    Returns
+    -------
+    Operator
+
+    Raises
+    ------
+    OperatorError
+        Not a run, of another version, or damaged: one line that names the file.
+    """
+    run = Path(run)
+    if not run.is_dir():
+        raise OperatorError(f"{run}: no such run directory; make one with opkit fit DATA -o {run}")
+    if not (run / "operator.json").is_file():
+        raise OperatorError(f"{run}: no run of opkit fit (operator.json is missing)")
+    description = read_description(run)
+    try:
+        normalizer = Normalizer.from_dict(load_json(run / "normalizer.json"))
+    except (KeyError, TypeError, ValueError) as e:
+        if isinstance(e, OperatorError):
+            raise
+        raise OperatorError(f"{run / 'normalizer.json'} is damaged: {e}") from None
+    from models import build_model
+
+    try:
+        task: GridTask = get_task(description["task"]).from_dict(description["fields"])
+        with torch.random.fork_rng(devices=[]):
+            model, _ = build_model(description["model"], task.spec(), description["options"])
+    except (KeyError, TypeError, ValueError) as e:
+        raise OperatorError(f"{run / 'operator.json'}: {' '.join(str(e).split())}") from None
+    for what, n in (("input", task.in_channels), ("output", task.out_channels)):
+        if len(getattr(normalizer, f"{what}_scale")) != n:
+            raise OperatorError(f"{run / 'normalizer.json'}: need {n} {what} channels")
+    load_weights(run / "model.safetensors", model)
+    module = PhysicalModel(model, normalizer, task.grid.dim)
+    if description.get("dtype") == "float64":
+        module.double()
+    return Operator(module.to(device), task, description, path=run)
+
+
+def read_description(run: Path) -> dict[str, Any]:
+    """``operator.json``, checked for format and version.
+
+    Raises
+    ------
+    OperatorError
+    """
+    path = run / "operator.json"
+    d = load_json(path)
+    if d.get("format") != FORMAT:
+        raise OperatorError(f"{path}: not an operator of opkit ('format' is not {FORMAT!r})")
+    version = str(d.get("format_version"))
+    if version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
+        raise OperatorError(
+            f"{path}: format_version {version}, this opkit reads {FORMAT_VERSION.split('.')[0]}.x"
+        )
+    return d

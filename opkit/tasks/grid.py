@@ -1,0 +1,371 @@
+"""Fields on a grid to fields on the same grid: MgNO, FNO and their kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+
+from solvers.grids import Axis, Grid
+
+from ..errors import UsageError
+from .normalizer import ChannelMoments, Normalizer
+
+if TYPE_CHECKING:
+    from models import ModelSpec
+    from opkit.losses import RelativeError
+    from pde_data.hdf5 import DatasetSchema, Split
+
+__all__ = ["GridTask", "Variable"]
+
+#: Conditions that fix the value itself.
+_DIRICHLET = ("dirichlet", "no_slip")
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One input or output: a field, or a scalar that becomes a constant channel.
+
+    Parameters
+    ----------
+    name, long_name, units : str
+    kind : {"field", "scalar"}
+    rank : {0, 1, 2}
+    axes : tuple of bool
+        Axes of the grid that the field varies along.
+    """
+
+    name: str
+    long_name: str = ""
+    units: str = "1"
+    kind: Literal["field", "scalar"] = "field"
+    rank: int = 0
+    axes: tuple[bool, ...] = ()
+
+    def components(self, dim: int) -> int:
+        """Return the number of channels."""
+        return dim**self.rank
+
+
+@dataclass(frozen=True)
+class GridTask:
+    """A static map between fields on one grid.
+
+    Arrays are ``(batch, channel, *space)``: scalar fields take one channel, vectors and tensors
+    one a component, scalars of the problem one that is constant in space.
+
+    Parameters
+    ----------
+    inputs, outputs : tuple of Variable
+    grid : Grid
+        Of the training data; models may be called on others of the same layout.
+    boundary : tuple of (str, str)
+        Kinds per axis and side that hold for all outputs; ``"none"`` elsewhere.
+    walls : tuple, one entry an output
+        Dirichlet values per axis and side, None where there is no such condition.
+    default_loss : str
+    """
+
+    inputs: tuple[Variable, ...]
+    outputs: tuple[Variable, ...]
+    grid: Grid
+    boundary: tuple[tuple[str, str], ...]
+    walls: tuple[tuple[tuple[float | None, float | None], ...], ...]
+
+    name = "grid"
+    #: The paper's choice for elliptic problems: the gradient counts.
+    default_loss = "h1"
+
+    # -- from and to descriptions ----------------------------------------------------------
+
+    @classmethod
+    def from_schema(cls, schema: DatasetSchema) -> Self:
+        """Task of a dataset.
+
+        Raises
+        ------
+        UsageError
+            Data that this task does not learn from: one line that says why.
+        """
+        if schema.problem_type != "static":
+            raise UsageError(
+                f"problem {schema.problem!r} is time-dependent ({len(schema.time)} times): the grid "
+                "task learns static problems"
+            )
+        inputs = tuple(_variable(schema, n) for n in schema.inputs)
+        outputs = tuple(_variable(schema, n) for n in schema.outputs)
+        for v in outputs:
+            if v.kind == "scalar" or not all(v.axes):
+                raise UsageError(
+                    f"output {v.name!r} is no field over all axes of the grid: the grid task "
+                    "learns scalar, vector and tensor fields"
+                )
+        kinds = [schema.boundary_of(v.name) for v in outputs]
+        boundary = tuple(
+            (_common([k[d][0] for k in kinds]), _common([k[d][1] for k in kinds]))
+            for d in range(schema.grid.dim)
+        )
+        walls = tuple(_walls(schema, v.name) for v in outputs)
+        return cls(inputs, outputs, schema.grid, boundary, walls)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        return {
+            "inputs": [asdict(v) for v in self.inputs],
+            "outputs": [asdict(v) for v in self.outputs],
+            "axes": [asdict(a) for a in self.grid.axes],
+            "boundary": [list(p) for p in self.boundary],
+            "walls": [[list(p) for p in w] for w in self.walls],
+        }
+
+    @classmethod
+    def from_dict(cls, d: Mapping[str, Any]) -> Self:
+        """Inverse of `as_dict`."""
+
+        def variables(items: Sequence[Mapping[str, Any]]) -> tuple[Variable, ...]:
+            return tuple(Variable(**{**v, "axes": tuple(v["axes"])}) for v in items)
+
+        return cls(
+            variables(d["inputs"]),
+            variables(d["outputs"]),
+            Grid(tuple(Axis(**a) for a in d["axes"])),
+            tuple((str(a), str(b)) for a, b in d["boundary"]),
+            tuple(tuple((a, b) for a, b in w) for w in d["walls"]),
+        )
+
+    # -- shapes ----------------------------------------------------------------------------
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the model's input."""
+        return sum(v.components(self.grid.dim) for v in self.inputs)
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the model's output."""
+        return sum(self.out_components)
+
+    @property
+    def out_components(self) -> tuple[int, ...]:
+        """Channels of each output field."""
+        return tuple(v.components(self.grid.dim) for v in self.outputs)
+
+    def spec(self) -> ModelSpec:
+        """Tell a model factory about the data.
+
+        If each output has one value on all its Dirichlet sides, the boundary value is 0 in the
+        units of the model, as `fit_normalizer` subtracts it.
+        """
+        from models import ModelSpec
+
+        shared = all(_wall_value(w) is not None for w in self.walls)
+        value = 0.0 if shared else None  # `fit_normalizer` has subtracted it
+        return ModelSpec(self.in_channels, self.out_channels, self.grid, self.boundary, value)
+
+    def channels(
+        self, values: Mapping[str, np.ndarray], variables: Sequence[Variable], space: Sequence[int]
+    ) -> np.ndarray:
+        """Arrays of a batch as they lie in files, stacked to (batch, channel, *space).
+
+        Parameters
+        ----------
+        values : mapping
+            ``(batch, *space, [D], [D])`` a field, ``(batch,)`` a scalar.
+        variables : sequence of Variable
+        space : sequence of int
+            Points per axis.
+        """
+        dim, out = self.grid.dim, []
+        for v in variables:
+            a = np.asarray(values[v.name])
+            if v.kind == "scalar":
+                a = a.reshape(-1, *(1,) * dim)
+            else:
+                missing = [d for d in range(dim) if not v.axes[d]]
+                a = np.expand_dims(a, tuple(d + 1 for d in missing))
+            a = a.reshape(*a.shape[: dim + 1], -1)
+            a = np.broadcast_to(a, (a.shape[0], *space, a.shape[-1]))
+            out.append(np.moveaxis(a, -1, 1))
+        return np.concatenate(out, axis=1)
+
+    def read(
+        self, split: Split, indices: Sequence[int] | np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Read inputs and outputs of some samples, each (n, channel, *space), in the stored dtype."""
+        names = [v.name for v in (*self.inputs, *self.outputs)]
+        values = split.read(indices, names)
+        space = split.schema.grid.shape
+        return (
+            self.channels(values, self.inputs, space),
+            self.channels(values, self.outputs, space),
+        )
+
+    def fields(self, outputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Split (batch, channel, *space) into the fields of a dataset, components last."""
+        dim, out, start = self.grid.dim, {}, 0
+        for v, n in zip(self.outputs, self.out_components, strict=True):
+            a = np.moveaxis(outputs[:, start : start + n], 1, -1)
+            out[v.name] = np.ascontiguousarray(a.reshape(*a.shape[:-1], *(dim,) * v.rank))
+            start += n
+        return out
+
+    # -- scaling and judging ---------------------------------------------------------------
+
+    def fit_normalizer(self, split: Split, *, limit: int | None = None) -> Normalizer:
+        """Statistics of the training samples, read once in small batches, in float64.
+
+        Inputs get mean 0 and deviation 1. Outputs with Dirichlet sides of one value keep it:
+        the value is subtracted, not the mean, so that a wall is 0 for the model and exact
+        after decoding; others get mean 0. The components of a vector share one scale.
+
+        Raises
+        ------
+        UsageError
+            A sample with values that are not finite, or an output that is zero everywhere, of
+            which no relative error exists.
+        """
+        n = len(split) if limit is None else min(limit, len(split))
+        step = max(1, min(64, 2**23 // max(1, math.prod(split.schema.grid.shape))))
+        x_moments, y_moments = ChannelMoments(), ChannelMoments()
+        for start in range(0, n, step):
+            x, y = self.read(split, np.arange(start, min(n, start + step)))
+            self.check_samples(split, start, x, y)
+            x_moments.add(x)
+            y_moments.add(y)
+        x_scale = Normalizer.usable_scale(x_moments.std, x_moments.largest)
+        shift = np.empty(0)
+        scale = np.empty(0)
+        first = 0
+        for walls, k in zip(self.walls, self.out_components, strict=True):
+            part = slice(first, first + k)
+            first += k
+            value = _wall_value(walls)
+            about = y_moments.mean[part] if value is None else np.full(k, value)
+            # one scale, so that the direction of a vector is kept
+            size = np.sqrt(np.mean(y_moments.square_distance(part, about)))
+            usable = Normalizer.usable_scale(
+                np.full(k, size), np.full(k, y_moments.largest[part].max())
+            )
+            shift, scale = np.append(shift, about), np.append(scale, usable)
+        return Normalizer(
+            tuple(x_moments.mean.tolist()),
+            tuple(x_scale.tolist()),
+            tuple(shift.tolist()),
+            tuple(scale.tolist()),
+        )
+
+    def check_samples(self, split: Split, start: int, x: np.ndarray, y: np.ndarray) -> None:
+        """Raise if samples `start`, ... of `split` cannot be learned from or judged by."""
+        for what, a in (("inputs", x), ("outputs", y)):
+            bad = ~np.isfinite(a).reshape(len(a), -1).all(axis=1)
+            if bad.any():
+                i = int(split.ids[start + int(np.argmax(bad))])
+                raise UsageError(f"sample {i}: {what} are not finite; see opkit data check")
+        first = 0
+        for v, k in zip(self.outputs, self.out_components, strict=True):
+            zero = ~y[:, first : first + k].reshape(len(y), -1).any(axis=1)
+            first += k
+            if zero.any():
+                i = int(split.ids[start + int(np.argmax(zero))])
+                raise UsageError(
+                    f"sample {i}: output {v.name!r} is zero everywhere, so it has no relative error"
+                )
+
+    def error(
+        self, kind: str, *, grid: Grid | None = None, normalizer: Normalizer | None = None
+    ) -> RelativeError:
+        """Relative error in physical units, as a loss or a metric.
+
+        Parameters
+        ----------
+        kind : {"l2", "h1"}
+        grid : Grid, optional
+            Another resolution.
+        normalizer : Normalizer, optional
+            Tells typical sizes of the outputs, for float32.
+        """
+        from opkit.losses import RelativeError
+
+        scales = None
+        if normalizer is not None:
+            first = np.cumsum((0, *self.out_components[:-1]))
+            scales = [normalizer.output_scale[i] for i in first]
+        return RelativeError(
+            grid or self.grid,
+            kind=kind,  # type: ignore[arg-type]
+            components=self.out_components,
+            dirichlet=self.walls,
+            scales=scales,
+        )
+
+    def misfit(self, schema: DatasetSchema) -> str:
+        """Why data do not fit an operator of this task, in one line; ``""`` if they do.
+
+        The number of points may differ; names, components, axes, layout and domain may not.
+        """
+        try:
+            other = GridTask.from_schema(schema)
+        except UsageError as e:
+            return str(e)
+        for role in ("inputs", "outputs"):
+            mine, theirs = getattr(self, role), getattr(other, role)
+            keys = [[(v.name, v.kind, v.rank) for v in vs] for vs in (mine, theirs)]
+            if keys[0] != keys[1]:
+                return f"the data has the {role} {_names(theirs)}, the operator {_names(mine)}"
+            for a, b in zip(mine, theirs, strict=True):
+                if a.units != b.units:
+                    return f"{a.name} is in {b.units!r} in the data, the operator needs {a.units!r}"
+        mine, theirs = self.grid.axes, other.grid.axes
+        if len(mine) != len(theirs):
+            return f"the data has {len(theirs)} space dimensions, the operator {len(mine)}"
+        for a, b in zip(mine, theirs, strict=True):
+            for key in ("name", "location", "periodic", "lower", "upper"):
+                x, y = getattr(a, key), getattr(b, key)
+                same = math.isclose(x, y, abs_tol=1e-9) if isinstance(x, float) else x == y
+                if not same:
+                    return (
+                        f"axis {b.name!r} has {key}={y!r} in the data, the operator was trained "
+                        f"with {x!r}"
+                    )
+        return ""
+
+
+def _variable(schema: DatasetSchema, name: str) -> Variable:
+    for s in schema.scalars:
+        if s.name == name:
+            return Variable(name, s.long_name, s.units, "scalar", 0, (False,) * schema.grid.dim)
+    f = schema.field(name)
+    axes = f.dim_varying or (True,) * schema.grid.dim
+    return Variable(name, f.long_name, f.units, "field", f.rank, tuple(bool(a) for a in axes))
+
+
+def _names(variables: Sequence[Variable]) -> str:
+    kinds = {0: "", 1: " (vector)", 2: " (tensor)"}
+    return ", ".join(f"{v.name}{kinds[v.rank]}" for v in variables)
+
+
+def _common(kinds: list[str]) -> str:
+    kinds = ["dirichlet" if k in _DIRICHLET else k for k in kinds]
+    return kinds[0] if len(set(kinds)) == 1 else "none"
+
+
+def _walls(schema: DatasetSchema, field: str) -> tuple[tuple[float | None, float | None], ...]:
+    out: list[tuple[float | None, float | None]] = []
+    for axis in schema.grid.axes:
+        pair: list[float | None] = [None, None]
+        for bc in schema.boundary_conditions:
+            if bc.axis == axis.name and field in bc.fields and bc.kind in _DIRICHLET:
+                value = bc.value / (bc.coefficients[0] or 1.0)
+                for side in {"both": (0, 1), "lower": (0,), "upper": (1,)}[bc.side]:
+                    pair[side] = value
+        out.append((pair[0], pair[1]))
+    return tuple(out)
+
+
+def _wall_value(walls: Sequence[tuple[float | None, float | None]]) -> float | None:
+    """Return the value that all Dirichlet sides share; None if there are none or several."""
+    values = {v for pair in walls for v in pair if v is not None}
+    return values.pop() if len(values) == 1 else None

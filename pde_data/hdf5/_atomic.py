@@ -1,0 +1,209 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import h5py
+
+__all__ = ["AtomicH5", "atomic_h5", "write_text"]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class _Sink:
+    """File object that h5py writes through; it keeps the first error instead of raising it.
+
+    HDF5 does not survive a failed write: the file cannot be closed any more, its descriptor
+    leaks and the process crashes at exit. So HDF5 is told that all is well, and whoever writes
+    asks `check`.
+    """
+
+    def __init__(self, fd: int, path: Path) -> None:
+        self.fd, self.path = fd, path
+        self._pos = 0
+        self._error: OSError | None = None
+
+    def check(self) -> None:
+        """Raise the first error of the operating system, with what to do about it."""
+        if self._error is None:
+            return
+        e = self._error
+        why = f"{os.strerror(e.errno or 0)}: cannot write {self.path}"
+        if e.errno in _FULL:
+            why += ". Free some space or choose another directory; what is finished is kept."
+        raise OSError(e.errno, why)
+
+    def _keep(self, e: OSError) -> None:
+        self._error = self._error or e
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._pos}.get(whence)
+        self._pos = offset + (os.fstat(self.fd).st_size if base is None else base)
+        return self._pos
+
+    def tell(self) -> int:
+        return self._pos
+
+    def readinto(self, buffer: memoryview) -> int:
+        view = memoryview(buffer).cast("B")
+        done = 0
+        while done < len(view):
+            data = os.pread(self.fd, len(view) - done, self._pos + done)
+            if not data:  # lost to an error
+                data = bytes(len(view) - done)
+            view[done : done + len(data)] = data
+            done += len(data)
+        self._pos += len(view)
+        return len(view)
+
+    def read(self, n: int) -> bytes:
+        buffer = bytearray(n)
+        self.readinto(memoryview(buffer))
+        return bytes(buffer)
+
+    def write(self, data: bytes) -> int:
+        view = memoryview(data).cast("B")
+        try:
+            done = 0
+            while self._error is None and done < len(view):
+                done += os.pwrite(self.fd, view[done:], self._pos + done)
+        except OSError as e:
+            self._keep(e)
+        self._pos += len(view)
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        size = self._pos if size is None else size
+        try:
+            os.ftruncate(self.fd, size)
+        except OSError as e:
+            self._keep(e)
+        return size
+
+    def flush(self) -> None:
+        """Nothing is buffered here."""
+
+
+class AtomicH5:
+    """An HDF5 file under a temporary name, renamed when it is finished.
+
+    Parameters
+    ----------
+    path : Path
+        Final name. The temporary ``.<stem>.<random>.tmp`` lies in the same directory.
+
+    Attributes
+    ----------
+    file : h5py.File
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".tmp", dir=path.parent)
+        self._tmp = Path(name)
+        self._sink = _Sink(fd, path)
+        try:
+            os.fchmod(fd, 0o666 & ~_umask())
+            # superblock 2 with checksums, readable by HDF5 >= 1.8
+            self.file = h5py.File(self._sink, "w", libver=("v108", "v110"))
+        except BaseException:
+            self.discard()
+            raise
+
+    def check(self) -> None:
+        """Raise `OSError` if a write has failed."""
+        self._sink.check()
+
+    def publish(self) -> None:
+        """Close, sync and rename.
+
+        Raises
+        ------
+        OSError
+            Disk full and the like; nothing is left behind.
+        FileNotFoundError
+            Somebody removed the temporary.
+        """
+        try:
+            self.file.close()
+            self._sink.check()
+            os.fsync(self._sink.fd)
+            os.replace(self._tmp, self.path)
+        except BaseException:
+            self.discard()
+            raise
+        os.close(self._sink.fd)
+        sync_directory(self.path.parent)
+
+    def discard(self) -> None:
+        """Close and remove the temporary."""
+        with suppress(Exception):  # not opened, or damaged by what led here
+            self.file.close()
+        with suppress(OSError):
+            os.close(self._sink.fd)
+        self._tmp.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_h5(path: Path) -> Iterator[h5py.File]:
+    """Write an HDF5 file that appears under `path` when the block ends well."""
+    out = AtomicH5(path)
+    try:
+        yield out.file
+    except BaseException:
+        out.discard()
+        raise
+    out.publish()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file atomically."""
+    fd, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8") as f:
+            f.write(text)
+            f.flush()
+            os.fchmod(f.fileno(), 0o666 & ~_umask())
+            os.fsync(f.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def clean_old(directory: Path, stem: str, age: float = 3600.0) -> None:
+    """Remove temporaries of `stem` that no running process can still be writing."""
+    for p in directory.glob(f".{stem}.*.tmp"):
+        with suppress(FileNotFoundError):
+            if time.time() - p.stat().st_mtime > age:
+                p.unlink()
+
+
+def sync_directory(path: Path) -> None:
+    """Make a rename durable."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _umask() -> int:
+    """Return the process' umask; mkstemp ignores it and makes private files."""
+    with suppress(OSError, AttributeError):  # Linux tells it without a change
+        m = re.search(r"^Umask:\s*(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)
+        if m:
+            return int(m[1], 8)
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,110 @@
+"""Fast encoding of chunks for HDF5's own filters shuffle, gzip and fletcher32.
+
+zlib spends most of its time on the low bytes of floating-point numbers, which are noise. Once
+shuffled they lie together, so each byte plane is either run-length and Huffman coded or stored as
+it is. The result is an ordinary gzip chunk for every HDF5 library, 5 to 10 times faster than level
+4 and within some percent of its size.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+import zlib
+
+import h5py
+import numpy as np
+
+__all__ = ["deflate_planes", "encode", "fletcher32", "write_block"]
+
+#: Bytes looked at to see whether coding a plane pays.
+PIECE, PIECES = 512, 4
+
+
+def write_block(ds: h5py.Dataset, first: int, block: np.ndarray) -> None:
+    """Write samples ``first, first + 1, ...``, which fill whole chunks along the first axis.
+
+    Parameters
+    ----------
+    ds : h5py.Dataset
+        With shuffle, gzip and fletcher32.
+    first : int
+        A multiple of the chunk's first length.
+    block : ndarray
+        Shape of the dataset but for the first axis; shorter than a chunk only at the end.
+    """
+    chunks = ds.chunks
+    for corner in itertools.product(
+        *(range(0, n, c) for n, c in zip(block.shape, chunks, strict=True))
+    ):
+        piece = block[tuple(slice(i, i + c) for i, c in zip(corner, chunks, strict=True))]
+        if piece.shape != chunks:  # at an edge: HDF5 stores whole chunks
+            whole = np.zeros(chunks, block.dtype)
+            whole[tuple(slice(0, n) for n in piece.shape)] = piece
+            piece = whole
+        ds.id.write_direct_chunk((corner[0] + first, *corner[1:]), encode(piece))
+
+
+def encode(chunk: np.ndarray) -> bytes:
+    """Return a chunk as the filters shuffle, gzip, fletcher32 would leave it."""
+    size = chunk.dtype.itemsize
+    planes = np.ascontiguousarray(np.ascontiguousarray(chunk).view("u1").reshape(-1, size).T)
+    data = deflate_planes(planes)
+    return data + struct.pack("<I", fletcher32(data))
+
+
+def deflate_planes(planes: np.ndarray) -> bytes:
+    """Deflate (RFC 1950, 1951) the rows of an array of bytes, one after the other."""
+    parts = [b"\x78\x01"]
+    for plane in planes:
+        if _compresses(plane):
+            # flushed to a byte boundary, so that the next part can be of any kind
+            z = zlib.compressobj(1, zlib.DEFLATED, -15, 8, zlib.Z_RLE)
+            parts += [z.compress(plane), z.flush(zlib.Z_SYNC_FLUSH)]
+        else:
+            data = plane.tobytes()
+            for i in range(0, len(data), 0xFFFF):
+                piece = data[i : i + 0xFFFF]
+                parts += [struct.pack("<BHH", 0, len(piece), len(piece) ^ 0xFFFF), piece]
+    parts.append(struct.pack("<BHH", 1, 0, 0xFFFF))  # an empty last block
+    parts.append(struct.pack(">I", zlib.adler32(planes)))
+    return b"".join(parts)
+
+
+def _compresses(plane: np.ndarray) -> bool:
+    """Say whether coding a plane pays, judged by a few pieces of it: runs, or a low entropy."""
+    part = len(plane) // PIECES
+    if part > PIECE:
+        starts = [i * part + (part - PIECE) // 2 for i in range(PIECES)]
+        plane = np.concatenate([plane[i : i + PIECE] for i in starts])
+    n = len(plane)
+    if np.count_nonzero(plane[1:] == plane[:-1]) > 0.1 * n:
+        return True
+    counts = np.bincount(plane)
+    counts = counts[counts > 0]
+    bits = np.log2(n) - counts @ np.log2(counts) / n
+    return bool(bits < 0.92 * 8)
+
+
+def fletcher32(data: bytes) -> int:
+    """Compute HDF5's checksum: 16-bit big-endian words, sums modulo 65535 with 65535 for zero.
+
+    The first sum is that of the words w_1 ... w_n, the second that of ``(n + 1 - i) w_i``.
+    """
+    row = 1024
+    n = -(-len(data) // 2)
+    rows = -(-n // row)
+    # sums over a row stay below 2**53, so float64 is exact and the products run in BLAS
+    words = np.zeros(rows * row)
+    even = 2 * (len(data) // 2)
+    words[: even // 2] = np.frombuffer(data, ">u2", count=even // 2)
+    if len(data) % 2:
+        words[even // 2] = data[-1] << 8
+    table = words.reshape(rows, row)
+    sums = table.sum(axis=1).astype(np.int64)
+    falling = (table @ np.arange(row, 0.0, -1.0)).astype(np.int64)
+    first = int(sums.sum())
+    after = row * np.arange(rows - 1, -1, -1, dtype=np.int64)  # words behind each row
+    second = int(falling.sum() + sums @ after) - (rows * row - n) * first
+    low, high = ((s % 0xFFFF) or (0xFFFF if s else 0) for s in (first, second))
+    return high << 16 | low

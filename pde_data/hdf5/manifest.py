@@ -1,0 +1,380 @@
+"""``dataset.json``, ``stats.yaml`` and the virtual views: all can be rebuilt from the shards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from . import _file
+from ._atomic import atomic_h5, clean_old, write_text
+from .errors import ConfigMismatchError, DatasetError, NotAnOpkitFileError, translate_h5
+from .schema import (
+    FORMAT,
+    FORMAT_VERSION,
+    SPLIT_CODES,
+    DatasetSchema,
+    check_split_name,
+    split_of_id,
+)
+from .stats import Moments, statistics
+
+__all__ = ["rebuild_index"]
+
+#: A view over more shards than this could run out of file descriptors, silently.
+MAX_VIEW_SHARDS = 200
+
+
+@dataclass(frozen=True)
+class ShardFacts:
+    """What the index needs to know about one shard."""
+
+    path: Path
+    schema: DatasetSchema
+    config: dict[str, Any]
+    config_sha256: str
+    ids: np.ndarray
+    digests: np.ndarray
+    failures: list[tuple[int, int, str]]
+    residual: np.ndarray
+    error: np.ndarray
+    content_digest: str
+    statistics: dict[str, Any]
+
+    @property
+    def code(self) -> int | None:
+        """Code of its split; None if it holds nothing at all."""
+        known = [*self.ids[:1].tolist(), *(x[0] for x in self.failures[:1])]
+        return split_of_id(known[0]) if known else None
+
+
+def shard_facts(path: Path) -> ShardFacts:
+    """Read everything but the fields of one shard, and check its structure.
+
+    Raises
+    ------
+    DatasetError
+    """
+    with _file.open_file(path) as f, translate_h5(path):
+        schema = _file.read_schema(f)
+        n = _file.check_shapes(f, schema)
+        rejected = [_file.get_dataset(f, f"failures/{k}") for k in ("sample_id", "seed", "reason")]
+        failures = [
+            (int(i), int(s), r.decode() if isinstance(r, bytes) else str(r))
+            for i, s, r in zip(*(d[...] for d in rejected), strict=True)
+        ]
+        prov = _file.get(f, "provenance").attrs
+        has_quality = "residual" in _file.get(f, "quality")
+        columns = {
+            k: f[f"quality/{k}"][...] if has_quality else fill
+            for k, fill in (
+                ("digest", np.zeros(n, "S32")),
+                ("residual", np.full(n, np.nan)),
+                ("discretization_error", np.full(n, np.nan)),
+            )
+        }
+        return ShardFacts(
+            path=path,
+            schema=schema,
+            config=_file.provenance_json(f, "config"),
+            config_sha256=str(prov.get("config_sha256", "")),
+            ids=f["sample"][...],
+            digests=columns["digest"],
+            failures=failures,
+            residual=columns["residual"],
+            error=columns["discretization_error"],
+            content_digest=str(_file.attr(f, "content_digest")),
+            statistics=_file.provenance_json(f, "statistics"),
+        )
+
+
+def find_shards(root: str | Path) -> dict[str, list[Path]]:
+    """Shards below ``root/data`` by split, in order; train, valid, test first.
+
+    Raises
+    ------
+    FileNotFoundError
+        `root` does not exist.
+    NotAnOpkitFileError
+        It has no shards.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such directory")
+    found: dict[str, list[Path]] = {}
+    for path in sorted((root / "data").glob("*/*.h5")):
+        split = path.parent.name
+        with suppress(ValueError):
+            check_split_name(split)
+            if re.search(rf"_{split}_\d{{5,}}\.h5\Z", path.name) and path.name[0] != ".":
+                found.setdefault(split, []).append(path)
+    if not found:
+        raise NotAnOpkitFileError(
+            f"{root}: not an opkit dataset (no shards data/<split>/<name>_<split>_00000.h5 in it)."
+        )
+    order = {s: i for i, s in enumerate(SPLIT_CODES)}
+    return {s: found[s] for s in sorted(found, key=lambda s: (order.get(s, 9), s))}
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, hex."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def build_manifest(
+    root: Path,
+    facts: Mapping[str, Sequence[ShardFacts]],
+    *,
+    requested: Mapping[str, int] | None = None,
+    checksums: bool = True,
+) -> dict[str, Any]:
+    """Return the content of ``dataset.json``, views left out.
+
+    Raises
+    ------
+    DatasetError
+        Shards that do not belong together.
+    """
+    first = next(iter(facts.values()))[0]
+    splits: dict[str, Any] = {}
+    codes: dict[int, str] = {}
+    for split, shards in facts.items():
+        code = _split_code(split, shards, codes)
+        wanted = max((int(s.config.get("n", {}).get(split, 0)) for s in shards), default=0)
+        errors = np.concatenate([s.error[np.isfinite(s.error)] for s in shards])
+        residuals = np.concatenate([s.residual for s in shards])
+        entries = []
+        for s in shards:
+            _belongs(s, first)
+            entry = {
+                "file": s.path.relative_to(root).as_posix(),
+                "n": len(s.ids),
+                "bytes": s.path.stat().st_size,
+                "sha256": file_sha256(s.path) if checksums else "",
+                "content_digest": s.content_digest,
+            }
+            entries.append(entry)
+        splits[split] = {
+            "code": code,
+            "requested": int((requested or {}).get(split, wanted)),
+            "written": sum(len(s.ids) for s in shards),
+            "failed": sum(len(s.failures) for s in shards),
+            "residual_max": float(np.max(residuals)) if residuals.size else None,
+            "discretization_error": {
+                "n": len(errors),
+                "mean": float(errors.mean()) if len(errors) else None,
+                "max": float(errors.max()) if len(errors) else None,
+            },
+            "shards": entries,
+        }
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "dataset_name": first.schema.problem,
+        "title": first.schema.title,
+        "problem": first.schema.problem,
+        "layout": first.schema.layout,
+        "config_sha256": first.config_sha256,
+        "seed": first.config.get("seed"),
+        "samples_per_shard": first.config.get("samples_per_shard"),
+        "content_digest": total_digest(s for shards in facts.values() for s in shards),
+        "inputs": list(first.schema.inputs),
+        "outputs": list(first.schema.outputs),
+        "resolution": list(first.schema.grid.shape),
+        "splits": splits,
+    }
+
+
+def total_digest(shards: Iterable[ShardFacts]) -> str:
+    """Content digest over all samples in the order of their ids."""
+    shards = list(shards)
+    ids = np.concatenate([s.ids for s in shards])
+    digests = np.concatenate([s.digests for s in shards])
+    order = np.argsort(ids, kind="stable")
+    return _file.content_digest(ids[order], digests[order])
+
+
+def _split_code(split: str, shards: Sequence[ShardFacts], codes: dict[int, str]) -> int:
+    found = {s.code for s in shards} - {None}
+    code = SPLIT_CODES.get(split)
+    if code is None:
+        code = min((c for c in found if c is not None), default=len(SPLIT_CODES))
+    last = -1
+    for s in shards:
+        ids = s.ids
+        if len(ids) and (split_of_id(ids[0]) != code or split_of_id(ids[-1]) != code):
+            raise DatasetError(
+                f"{s.path}: sample ids {ids[0]} to {ids[-1]} do not belong to split {split!r} "
+                f"(code {code})."
+            )
+        if len(ids) and not (ids[0] > last and np.all(np.diff(ids) > 0)):
+            raise DatasetError(f"{s.path}: sample ids repeat or are out of order near {ids[0]}.")
+        last = int(ids[-1]) if len(ids) else last
+    if code in codes:
+        raise DatasetError(f"splits {codes[code]!r} and {split!r} share the code {code}.")
+    codes[code] = split
+    return code
+
+
+def _belongs(s: ShardFacts, first: ShardFacts) -> None:
+    if s.config_sha256 != first.config_sha256:
+        raise ConfigMismatchError(
+            f"{s.path} was made with another configuration than {first.path} "
+            f"(config_sha256 {s.config_sha256[:8]} and {first.config_sha256[:8]})."
+        )
+    if s.schema != first.schema:
+        raise DatasetError(f"{s.path} describes its fields differently from {first.path}.")
+
+
+def rebuild_index(
+    root: str | Path, *, requested: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """Write ``dataset.json``, ``stats.yaml`` and the views from the shards alone.
+
+    Parameters
+    ----------
+    root : path
+        Directory of the dataset.
+    requested : mapping of str to int, optional
+        Samples asked for per split; default what the shards' configurations say.
+
+    Returns
+    -------
+    dict
+        The manifest.
+
+    Raises
+    ------
+    FileNotFoundError, DatasetError, OSError
+    """
+    root = Path(root)
+    facts = {s: [shard_facts(p) for p in paths] for s, paths in find_shards(root).items()}
+    manifest = build_manifest(root, facts, requested=requested)
+    small = {s: v for s, v in facts.items() if len(v) <= MAX_VIEW_SHARDS}
+    manifest["views"] = [f"{s}.h5" for s in small]
+    for stem in ("dataset", "stats", *facts):
+        clean_old(root, stem)
+    for split in facts:
+        view = root / f"{split}.h5"
+        if split in small:
+            write_view(root, split, facts[split])
+        else:
+            view.unlink(missing_ok=True)
+    if "train" in facts:
+        write_text(root / "stats.yaml", stats_text(train_statistics(facts["train"])))
+    write_text(root / "dataset.json", json.dumps(manifest, indent=1) + "\n")
+    return manifest
+
+
+def train_statistics(shards: Sequence[ShardFacts]) -> dict[str, dict[str, Any]]:
+    """Statistics of all fields, merged from those the writer left in each shard."""
+    schema = shards[0].schema
+    moments = {s.name: Moments.empty(schema, s) for s in schema.fields}
+    for shard in shards:
+        known = shard.statistics or _read_moments(shard)
+        for spec in schema.fields:
+            if spec.sample_varying or moments[spec.name].value.n == 0:
+                moments[spec.name].merge_dict(known[spec.name])
+    return statistics(moments)
+
+
+def _read_moments(shard: ShardFacts) -> dict[str, Any]:
+    """Moments of a shard whose writer left none."""
+    schema = shard.schema
+    moments = {s.name: Moments.empty(schema, s) for s in schema.fields}
+    with _file.open_file(shard.path) as f, translate_h5(shard.path):
+        for spec in schema.fields:
+            ds = _file.get_dataset(f, _file.field_path(schema, spec.name))
+            for i in range(len(shard.ids)) if spec.sample_varying else [...]:
+                moments[spec.name].add(ds[i])
+    return {name: m.as_dict() for name, m in moments.items()}
+
+
+def stats_text(stats: Mapping[str, Any]) -> str:
+    """YAML of ``stats.yaml``."""
+    import yaml
+
+    return yaml.safe_dump(dict(stats), sort_keys=False, default_flow_style=None)
+
+
+# -- views ---------------------------------------------------------------------------------------
+
+
+def write_view(root: Path, split: str, shards: Sequence[ShardFacts]) -> Path:
+    """One file for a split: fields virtual over the shards, all else copied.
+
+    HDF5 shows the fill value, here NaN, in place of a shard that is missing.
+    """
+    schema = shards[0].schema
+    total = sum(len(s.ids) for s in shards)
+    path = root / f"{split}.h5"
+    with atomic_h5(path) as f:
+        columns: dict[str, list[np.ndarray]] = {}
+        scalars: dict[str, list[np.ndarray]] = {
+            s.name: [] for s in schema.scalars if s.value is None
+        }
+        provenance: dict[str, Any] = {}
+        estimator: dict[str, Any] = {}
+        constant: dict[str, np.ndarray] = {}
+        for s in shards:
+            with _file.open_file(s.path) as src, translate_h5(s.path):
+                provenance = provenance or dict(src["provenance"].attrs)
+                for name in src["quality"]:
+                    columns.setdefault(name, []).append(
+                        _file.get_dataset(src, f"quality/{name}")[...]
+                    )
+                if "discretization_error" in src["quality"] and not estimator:
+                    estimator = own_attrs(src["quality/discretization_error"])
+                for name in scalars:
+                    scalars[name].append(_file.get_dataset(src, f"scalars/{name}")[...])
+                for spec in schema.fields:
+                    if not spec.sample_varying and spec.name not in constant and len(s.ids):
+                        ds = _file.get_dataset(src, _file.field_path(schema, spec.name))
+                        constant[spec.name] = ds[...]
+        provenance.pop("statistics", None)
+        _file.write_frame(f, schema, split=split, shard=0, provenance=provenance)
+        f.attrs["view"] = True
+        dtype = np.dtype(schema.dtype).newbyteorder("<")
+        for spec in schema.fields:
+            name = _file.field_path(schema, spec.name)
+            if not spec.sample_varying:
+                ds = _file.create_field(f, schema, spec, total, None)
+                if spec.name in constant:
+                    ds[...] = constant[spec.name]
+                continue
+            sample = schema.sample_shape(spec.name)
+            layout = h5py.VirtualLayout((total, *sample), dtype)
+            start = 0
+            for s in shards:
+                n = len(s.ids)
+                if n:
+                    source = s.path.relative_to(root).as_posix()
+                    layout[start : start + n] = h5py.VirtualSource(source, f"/{name}", (n, *sample))
+                start += n
+            ds = f.create_virtual_dataset(name, layout, fillvalue=np.nan)
+            _file.set_attrs(ds, _file.field_attrs(schema, spec))
+        _file.write_columns(
+            f,
+            schema,
+            ids=np.concatenate([s.ids for s in shards]),
+            quality={k: np.concatenate(v) for k, v in columns.items()},
+            scalars={k: np.concatenate(v) for k, v in scalars.items()},
+            failures=[x for s in shards for x in s.failures],
+            estimator=estimator,
+        )
+    return path
+
+
+def own_attrs(ds: h5py.Dataset) -> dict[str, Any]:
+    """Attributes of a dataset without those that HDF5 keeps for dimension scales."""
+    reserved = ("DIMENSION_LIST", "REFERENCE_LIST", "CLASS", "NAME")
+    return {k: v for k, v in ds.attrs.items() if k not in reserved}

@@ -1,0 +1,594 @@
+"""`open_dataset`: samples as numpy arrays, from a directory, a shard, a view or one plain file."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import h5py
+import numpy as np
+
+from solvers.names import suggest
+
+from . import _file
+from .errors import (
+    ChecksumError,
+    DatasetError,
+    MissingShardError,
+    NotAnOpkitFileError,
+    SchemaError,
+    translate_h5,
+)
+from .manifest import build_manifest, find_shards, shard_facts
+from .schema import FORMAT, FORMAT_VERSION, DatasetSchema
+
+__all__ = ["Dataset", "Split", "open_dataset"]
+
+MAX_OPEN_FILES = 16
+
+
+# -- open files ----------------------------------------------------------------------------------
+
+
+class _Handles:
+    """The last few files read, per process: handles never cross a fork."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._pid = os.getpid()
+        self._open: OrderedDict[str, tuple[tuple[int, ...], h5py.File]] = OrderedDict()
+
+    def get(self, path: Path) -> h5py.File:
+        """Open file; hold `lock` while using it."""
+        if self._pid != os.getpid():  # forked: the parent's handles are not ours
+            self._open = OrderedDict()
+            self._pid = os.getpid()
+        key = str(path)
+        try:
+            st = os.stat(key)
+        except FileNotFoundError:
+            raise MissingShardError(f"{path} is missing. Copy the whole directory.") from None
+        stamp = (st.st_dev, st.st_ino, st.st_mtime_ns, st.st_size)
+        cached = self._open.get(key)
+        if cached is not None and cached[0] == stamp:
+            self._open.move_to_end(key)
+            return cached[1]
+        if cached is not None:  # replaced since
+            self._open.pop(key)[1].close()
+        while len(self._open) >= MAX_OPEN_FILES:
+            self._open.popitem(last=False)[1][1].close()
+        f = _file.open_file(path)
+        self._open[key] = (stamp, f)
+        return f
+
+    def renew_lock(self) -> None:
+        """Make a new lock: a thread of the parent may have held the old one at the fork."""
+        self.lock = threading.RLock()
+
+
+_HANDLES = _Handles()
+os.register_at_fork(after_in_child=_HANDLES.renew_lock)
+
+
+# -- what a split consists of --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A run of samples in one file."""
+
+    path: Path
+    first: int  # position of its first sample in the file
+    n: int
+    content_digest: str = ""  # of the whole file, from the manifest
+
+
+class Split:
+    """The samples of one split, in the order of their ids.
+
+    Holds no open files, so it can be pickled and used after a fork; files are opened when
+    read, at most 16 at a time per process.
+
+    Examples
+    --------
+    >>> split = open_dataset("darcy")["train"]  # doctest: +SKIP
+    >>> split[17]["outputs"]["u"].shape, split.read([3, 1, 2])["a"].shape  # doctest: +SKIP
+    ((128, 128), (3, 128, 128))
+    """
+
+    def __init__(self, name: str, schema: DatasetSchema, parts: Sequence[_Part]) -> None:
+        self.name, self.schema = name, schema
+        self._parts = tuple(p for p in parts if p.n)
+        self._starts = np.cumsum([0, *(p.n for p in self._parts)])
+        self._ids: np.ndarray | None = None
+        self._checked: set[int] = set()
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __repr__(self) -> str:
+        return f"<Split {self.name!r}: {len(self)} samples of {self.schema.problem}>"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files the samples lie in."""
+        return tuple(dict.fromkeys(p.path for p in self._parts))
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Sample ids, int64, shape (len,)."""
+        if self._ids is None:
+            self._ids = self._column("sample", np.dtype("<i8"))
+        return self._ids
+
+    def quality(self, name: str) -> np.ndarray:
+        """Return a column of ``/quality``, shape (len,).
+
+        Parameters
+        ----------
+        name : str
+            ``residual``, ``iterations``, ``converged``, ``discretization_error``,
+            ``wall_time``, ``seed``, ``digest``, ``input_digest``; ``group`` if stored.
+
+        Raises
+        ------
+        SchemaError
+            There is no such column.
+        """
+        return self._column(f"quality/{name}", np.dtype(_file.QUALITY.get(name, "<i8")))
+
+    def _column(self, path: str, empty: np.dtype) -> np.ndarray:
+        out = []
+        for k, p in enumerate(self._parts):
+            with _HANDLES.lock:
+                f = self._open(k)
+                ds = _file.get_dataset(f, path)
+                with translate_h5(p.path, path):
+                    out.append(ds[p.first : p.first + p.n])
+        return np.concatenate(out) if out else np.empty(0, empty)
+
+    def _open(self, k: int) -> h5py.File:
+        """File of part `k`, checked against what the manifest says when first used."""
+        p = self._parts[k]
+        f = _HANDLES.get(p.path)
+        if k not in self._checked:
+            with translate_h5(p.path):
+                found = str(f.attrs.get("content_digest", ""))
+                n = _file.check_shapes(f, self.schema)
+            if p.first + p.n > n or (p.content_digest and found != p.content_digest):
+                raise DatasetError(
+                    f"{p.path}: its content is not what dataset.json says ({n} samples, expected "
+                    f"{p.n}); the index is out of date. Rebuild it with: opkit data index"
+                )
+            self._checked.add(k)
+        return f
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        """Return one sample.
+
+        Returns
+        -------
+        dict
+            ``id`` (int), ``inputs`` and ``outputs`` (name -> array in the stored dtype,
+            shape ``([T], *space, [D], [D])``), ``coords`` (axis -> (n,) array, ``time`` too),
+            ``weights`` (quadrature weights, shape of the grid), ``params`` (scalars).
+
+        Raises
+        ------
+        IndexError
+        """
+        if isinstance(i, slice | list | tuple | np.ndarray):
+            raise TypeError(f"one sample has one index, got {i!r}; use read() for several")
+        schema = self.schema
+        scalars = [s.name for s in schema.scalars]
+        values = self._read([i], dict.fromkeys((*schema.inputs, *schema.outputs, *scalars)))
+        k, local = self._locate(int(values.pop("")[0]))
+        with _HANDLES.lock, translate_h5(self._parts[k].path, "sample"):
+            sample_id = int(_file.get_dataset(self._open(k), "sample")[local])
+        coords = {a.name: a.coords for a in schema.grid.axes}
+        return {
+            "id": sample_id,
+            "inputs": {n: values[n][0] for n in schema.inputs},
+            "outputs": {n: values[n][0] for n in schema.outputs},
+            "coords": {"time": np.array(schema.time), **coords},
+            "weights": schema.grid.weights,
+            "params": {n: float(values[n][0]) for n in scalars},
+        }
+
+    def _locate(self, i: int) -> tuple[int, int]:
+        k = int(np.searchsorted(self._starts, i, side="right")) - 1
+        return k, self._parts[k].first + i - int(self._starts[k])
+
+    def read(
+        self, indices: Sequence[int] | np.ndarray | slice, names: Iterable[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Several samples at once.
+
+        Parameters
+        ----------
+        indices : sequence of int, or slice
+            Positions in the split, in any order, repeated or negative ones too.
+        names : iterable of str, optional
+            Fields and scalars; default the inputs and outputs.
+
+        Returns
+        -------
+        dict of str to ndarray
+            ``(len(indices), *sample_shape)`` each, in the order asked.
+
+        Raises
+        ------
+        IndexError
+        SchemaError
+            Unknown name.
+        ChecksumError
+            Damaged data; the message names the sample.
+        """
+        if isinstance(indices, slice):
+            indices = range(len(self))[indices]
+        schema = self.schema
+        wanted = dict.fromkeys(names if names is not None else (*schema.inputs, *schema.outputs))
+        out = self._read(indices, wanted)
+        del out[""]
+        return out
+
+    def _read(
+        self, indices: Sequence[int] | np.ndarray, names: Iterable[str]
+    ) -> dict[str, np.ndarray]:
+        """`read`; the positions, made positive, come under ``""``."""
+        schema = self.schema
+        index = np.asarray(indices)
+        if index.size == 0:
+            index = index.astype(np.int64)
+        if index.ndim != 1 or index.dtype.kind not in "iu":
+            raise IndexError(f"indices {indices!r}: need a sequence of integers")
+        index = index.astype(np.int64)
+        bad = (index < -len(self)) | (index >= len(self))
+        if bad.any():
+            raise IndexError(
+                f"index {index[bad][0]} is out of range: split {self.name!r} has {len(self)} "
+                "samples"
+            )
+        index = np.where(index < 0, index + len(self), index)
+        fields = {f.name: f for f in schema.fields}
+        scalars = {s.name: s for s in schema.scalars}
+        out: dict[str, np.ndarray] = {"": index}
+        todo: dict[str, str] = {}
+        for name in names:
+            if name in fields:
+                shape, dtype = schema.sample_shape(name), np.dtype(schema.dtype)
+                out[name] = np.empty((len(index), *shape), dtype)
+                todo[name] = _file.field_path(schema, name)
+            elif name in scalars:
+                value = scalars[name].value
+                out[name] = np.full(len(index), np.nan if value is None else value)
+                if value is None:
+                    todo[name] = f"scalars/{name}"
+            else:
+                raise SchemaError(
+                    f"no field or scalar {name!r}.{suggest(name, [*fields, *scalars])} "
+                    f"The dataset has {', '.join([*fields, *scalars])}."
+                )
+        part = np.searchsorted(self._starts, index, side="right") - 1
+        for k in np.unique(part):
+            where = np.flatnonzero(part == k)
+            local = index[where] - self._starts[k] + self._parts[k].first
+            order = np.argsort(local, kind="stable")
+            where, local = where[order], local[order]
+            with _HANDLES.lock:
+                f = self._open(int(k))
+                for name, path in todo.items():
+                    ds = _file.get_dataset(f, path)
+                    if name in fields and not fields[name].sample_varying:
+                        with translate_h5(self._parts[k].path, path):
+                            out[name][where] = ds[...]
+                    else:
+                        self._fill(f, ds, path, local, where, out[name])
+        return out
+
+    def _fill(
+        self,
+        f: h5py.File,
+        ds: h5py.Dataset,
+        path: str,
+        local: np.ndarray,
+        where: np.ndarray,
+        out: np.ndarray,
+    ) -> None:
+        """``out[where] = ds[local]``, `local` sorted, one read per run of neighbors."""
+        cuts = np.flatnonzero(np.diff(local) != 1) + 1
+        for rows, to in zip(np.split(local, cuts), np.split(where, cuts), strict=True):
+            a, b = int(rows[0]), int(rows[-1]) + 1
+            try:
+                if len(to) == 1 or np.all(np.diff(to) == 1):
+                    ds.read_direct(out, np.s_[a:b], np.s_[int(to[0]) : int(to[-1]) + 1])
+                else:
+                    out[to] = ds[a:b]
+            except (OSError, RuntimeError) as e:
+                self._blame(f, ds, path, range(a, b), e)
+
+    def _blame(
+        self, f: h5py.File, ds: h5py.Dataset, path: str, rows: Iterable[int], error: Exception
+    ) -> None:
+        """Raise with the id of the sample that cannot be read."""
+        ids = f["sample"][...]
+        broken = [i for i in range(len(ids)) if not _readable(ds, i)]
+        hit = next((i for i in rows if i in broken), None)
+        where = f"{path}, sample id {ids[hit]}" if hit is not None else path
+        try:
+            with translate_h5(f.filename, where):
+                raise error
+        except ChecksumError as e:
+            raise ChecksumError(
+                f"{e} {len(ids) - len(broken)} other samples of the file are readable; delete it "
+                "and run opkit generate --resume to make it again."
+            ) from error
+
+
+def _readable(ds: h5py.Dataset, i: int) -> bool:
+    try:
+        ds[i]
+    except (OSError, RuntimeError):
+        return False
+    return True
+
+
+class Dataset:
+    """A dataset on disk.
+
+    Attributes
+    ----------
+    path : Path
+    schema : DatasetSchema
+    manifest : dict
+        ``dataset.json``, or what it would say.
+    config : dict
+        Resolved configuration the data were made with.
+    splits : tuple of str
+    content_digest : str
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        schema: DatasetSchema,
+        manifest: dict[str, Any],
+        config: dict[str, Any],
+        parts: Mapping[str, Sequence[_Part]],
+    ) -> None:
+        self.path, self.schema, self.manifest, self.config = path, schema, manifest, config
+        self._splits = {name: Split(name, schema, p) for name, p in parts.items()}
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits."""
+        return tuple(self._splits)
+
+    @property
+    def content_digest(self) -> str:
+        """SHA-256 over ids and contents of all samples."""
+        return str(self.manifest["content_digest"])
+
+    def __getitem__(self, split: str) -> Split:
+        """Return a split by name; ``"val"`` means ``"valid"``.
+
+        Raises
+        ------
+        DatasetError
+            The dataset has no such split.
+        """
+        name = "valid" if split == "val" else split
+        if name not in self._splits:
+            have = ", ".join(self._splits)
+            raise DatasetError(f"{self.path} has no split {split!r}. It has: {have}.")
+        return self._splits[name]
+
+    def __contains__(self, split: str) -> bool:
+        return ("valid" if split == "val" else split) in self._splits
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{n} {len(s)}" for n, s in self._splits.items())
+        return f"<Dataset {self.path}: {self.schema.problem}, {sizes}>"
+
+
+# -- opening -------------------------------------------------------------------------------------
+
+
+def open_dataset(path: str | Path) -> Dataset:
+    """Open a dataset for reading.
+
+    Parameters
+    ----------
+    path : path
+        The directory, a shard, a virtual view (``train.h5``; the shards behind it are read) or
+        a plain exported file.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    FileNotFoundError
+        No such path.
+    NotAnOpkitFileError, FormatVersionError, TruncatedFileError, ChecksumError
+    IncompleteShardError, MissingShardError, SchemaError
+        As their names say; each message names file and object.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or directory")
+    return _open_directory(path) if path.is_dir() else _open_file(path)
+
+
+def safe_source(root: Path, name: str, where: Path) -> Path:
+    """Return the path of a file that a manifest or view names, which must lie below `root`.
+
+    Raises
+    ------
+    SchemaError
+        Absolute, or with ``..`` in it.
+    """
+    pure = PurePosixPath(name)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name:
+        raise SchemaError(f"{where}: names the file {name!r}, outside its directory; not followed.")
+    return root / pure
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    """``dataset.json``, checked for format and version.
+
+    Raises
+    ------
+    NotAnOpkitFileError, FormatVersionError, SchemaError
+    """
+    path = root / "dataset.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise SchemaError(
+            f"{path}: not JSON ({e}). Rebuild it with: opkit data index {root}"
+        ) from e
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise NotAnOpkitFileError(f"{path}: not an opkit dataset ('format' is not {FORMAT!r}).")
+    _file.check_version(str(manifest.get("format_version")), path)
+    try:
+        for info in manifest["splits"].values():
+            for s in info["shards"]:
+                safe_source(root, s["file"], path)
+                int(s["n"])
+        str(manifest["content_digest"])
+    except (KeyError, TypeError, AttributeError) as e:
+        raise SchemaError(
+            f"{path}: incomplete ({e}). Rebuild it with: opkit data index {root}"
+        ) from e
+    return manifest
+
+
+def _open_directory(root: Path) -> Dataset:
+    if (root / "dataset.json").exists():
+        manifest = read_manifest(root)
+    else:
+        facts = {s: [shard_facts(p) for p in ps] for s, ps in find_shards(root).items()}
+        manifest = build_manifest(root, facts, checksums=False)
+    parts: dict[str, list[_Part]] = {}
+    for split, info in manifest["splits"].items():
+        position = 0
+        parts[split] = []
+        for s in info["shards"]:
+            path = root / s["file"]
+            if not path.exists():
+                raise MissingShardError(
+                    f"{root / 'dataset.json'}: {s['file']} is missing (samples {position} to "
+                    f"{position + s['n'] - 1} of {split}). Copy the whole directory, or make it "
+                    "again with: opkit generate --resume"
+                )
+            parts[split].append(_Part(path, 0, s["n"], s.get("content_digest", "")))
+            position += s["n"]
+    files = [p.path for split in parts.values() for p in split]
+    if not files:
+        raise NotAnOpkitFileError(f"{root}: not an opkit dataset (no shards in it).")
+    with _file.open_file(files[0]) as f, translate_h5(files[0]):
+        schema = _file.read_schema(f)
+        config = _file.provenance_json(f, "config")
+    return Dataset(root, schema, manifest, config, parts)
+
+
+def _open_file(path: Path) -> Dataset:
+    with _file.open_file(path) as f, translate_h5(path):
+        view = bool(f.attrs.get("view", False))
+        schema = _file.read_schema(f, virtual=view)
+        n = _file.check_shapes(f, schema, virtual=view)
+        split = str(_file.attr(f, "split"))
+        ids = _file.get_dataset(f, "sample")[...]
+        digest = str(_file.attr(f, "content_digest"))
+        config = _file.provenance_json(f, "config")
+        prov = dict(_file.get(f, "provenance").attrs)
+        if view:
+            parts = {split: _view_parts(f, path, schema)}
+        elif "splits" in f:
+            parts = {
+                name: [_positions(path, name, _file.get_dataset(f, f"splits/{name}")[...], n)]
+                for name in _by_code(f, ids)
+            }
+        else:
+            parts = {split: [_Part(path, 0, n)]}
+    manifest = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "dataset_name": schema.problem,
+        "title": schema.title,
+        "problem": schema.problem,
+        "layout": schema.layout,
+        "config_sha256": str(prov.get("config_sha256", "")),
+        "seed": config.get("seed"),
+        "content_digest": digest,
+        "inputs": list(schema.inputs),
+        "outputs": list(schema.outputs),
+        "resolution": list(schema.grid.shape),
+        "splits": {
+            name: {"written": sum(p.n for p in ps), "shards": []} for name, ps in parts.items()
+        },
+    }
+    return Dataset(path, schema, manifest, config, parts)
+
+
+def _by_code(f: h5py.File, ids: np.ndarray) -> list[str]:
+    """Names of the splits of a plain file in the order of their samples."""
+    group = _file.get(f, "splits")
+    first = {
+        name: int(pos[0]) if (pos := _file.get_dataset(f, f"splits/{name}")[...]).size else len(ids)
+        for name in group
+    }
+    return sorted(first, key=lambda name: (first[name], name))
+
+
+def _positions(path: Path, name: str, positions: np.ndarray, n: int) -> _Part:
+    if len(positions) == 0:
+        return _Part(path, 0, 0)
+    a, b = int(positions[0]), int(positions[-1]) + 1
+    if not (0 <= a < b <= n and np.array_equal(positions, np.arange(a, b))):
+        raise SchemaError(f"{path}: splits/{name} is not a run of positions below {n}.")
+    return _Part(path, a, b - a)
+
+
+def _view_parts(f: h5py.File, path: Path, schema: DatasetSchema) -> list[_Part]:
+    """Find the shards behind a view; all must exist."""
+    varying = [s for s in schema.fields if s.sample_varying]
+    if not varying:
+        raise SchemaError(f"{path}: a view without a field that varies; open the directory.")
+    ds = _file.get_dataset(f, _file.field_path(schema, varying[0].name), virtual=True)
+    sources = []
+    for v in ds.virtual_sources() if ds.is_virtual else []:
+        lower, upper = v.vspace.get_select_bounds()
+        sources.append((lower[0], upper[0] + 1, v.file_name))
+    parts, ids, position = [], f["sample"][...], 0
+    for a, b, name in sorted(sources):
+        shard = safe_source(path.parent, name, path)
+        if a != position:
+            raise SchemaError(f"{path}: {ds.name} names no shard for samples {position} to {a}.")
+        if not shard.exists():
+            raise MissingShardError(
+                f"{path}: {name} is missing (samples {ids[a]}-{ids[b - 1]}). HDF5 would show fill "
+                "values in its place. Copy the whole directory, or make one plain file with "
+                "pde_data.hdf5.export_h5."
+            )
+        parts.append(_Part(shard, 0, b - a))
+        position = b
+    if position != len(ids):
+        raise SchemaError(f"{path}: {ds.name} names no shard for samples from {position} on.")
+    # a shard that was replaced since would give other samples under the same positions
+    for p, start in zip(parts, np.cumsum([0, *(p.n for p in parts)]), strict=False):
+        with _file.open_file(p.path) as s, translate_h5(p.path):
+            if not np.array_equal(_file.get_dataset(s, "sample")[...], ids[start : start + p.n]):
+                raise DatasetError(
+                    f"{path}: {p.path.name} holds other samples than when the view was made. "
+                    f"Rebuild it with: opkit data index {path.parent}"
+                )
+    return parts
