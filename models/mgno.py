@@ -30,7 +30,7 @@ Uneven = Literal["error", "ceil"]
 Activation = Literal["gelu", "relu", "silu", "tanh", "identity"]
 Bias = Literal["function", "constant"]
 Head = Literal["linear", "multigrid"]
-InputRule = Literal["free", "solution"]
+Continuation = Literal["solution", "free_input", "free"]
 BoundaryLike = str | Sequence[str | Sequence[str]]
 Widths = tuple[tuple[int, int], ...]
 
@@ -86,16 +86,6 @@ class _Axis:
             return "2**k*m - 1, m >= 2," if self.left == "dirichlet" else "2**k*m + 1"
         return "2**k*m"
 
-    def side_mode(self, kind: str, width: int) -> str:
-        """`torch` padding mode that gives the ghosts of one side, or ``"fold"``."""
-        if kind == "periodic":
-            return "circular"
-        if self.layout == "vertex":
-            if kind == "neumann":
-                return "reflect"
-            return "constant" if width <= 1 else "fold"
-        return "replicate" if kind == "neumann" and width <= 1 else "fold"
-
     def ghost(self, i: int, n: int) -> tuple[int, int]:
         """Index and sign (0 on a Dirichlet vertex) of the unknown that gives ghost `i`."""
         if self.left == "periodic":
@@ -146,42 +136,100 @@ def _make_axes(boundary: BoundaryLike, layout: str | Sequence[str], dim: int) ->
 
 # -- padding ---------------------------------------------------------------------------------
 
+# per axis: left and right width, and (ghost, source, sign) by padded index; sign 0 is a wall
+_Plan = tuple[tuple[int, int, tuple[tuple[int, int, int], ...]], ...]
+
+
+@lru_cache(maxsize=1024)
+def _ghost_plan(axes: tuple[_Axis, ...], widths: Widths, shape: tuple[int, ...]) -> _Plan:
+    plan = []
+    for axis, (left, right), n in zip(axes, widths, shape, strict=True):
+        ghosts = []
+        for i in (*range(-left, 0), *range(n, n + right)):
+            source, sign = axis.ghost(i, n)
+            ghosts.append((i + left, source + left, sign))
+        plan.append((left, right, tuple(ghosts)))
+    return tuple(plan)
+
+
+class _GhostPad(torch.autograd.Function):
+    """Add ghosts by copying slabs: one pass over the data, for every rule and its adjoint."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, plan: _Plan) -> Tensor:
+        size = list(x.shape)
+        inner: list[slice] = [slice(None), slice(None)]
+        for d, (left, right, _) in enumerate(plan):
+            inner.append(slice(left, left + size[d + 2]))
+            size[d + 2] += left + right
+        out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=_memory_format(x))
+        out[tuple(inner)] = x
+        for d, (_, _, ghosts) in enumerate(plan):
+            # axes still to come have no ghosts yet
+            part = out[(*inner[: d + 2], slice(None), *inner[d + 3 :])]
+            inner[d + 2] = slice(None)
+            for ghost, source, sign in ghosts:
+                slab = part.select(d + 2, source)
+                part.select(d + 2, ghost).copy_(slab if sign == 1 else sign * slab)
+        return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.plan = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _GhostFold.apply(grad, ctx.plan), None
+
+    @staticmethod
+    def jvp(ctx: Any, x: Tensor, _: None) -> Tensor:
+        return _GhostPad.apply(x, ctx.plan)
+
+
+class _GhostFold(torch.autograd.Function):
+    """Adjoint of `_GhostPad`: add the ghosts to their sources and cut them off."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(y: Tensor, plan: _Plan) -> Tensor:
+        y = y.clone(memory_format=torch.preserve_format)
+        for d in reversed(range(len(plan))):
+            left, right, ghosts = plan[d]
+            for ghost, source, sign in ghosts:
+                if sign:
+                    y.select(d + 2, source).add_(y.select(d + 2, ghost), alpha=sign)
+            y = y.narrow(d + 2, left, y.shape[d + 2] - left - right)
+        return y
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.plan = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _GhostPad.apply(grad, ctx.plan), None
+
+    @staticmethod
+    def jvp(ctx: Any, y: Tensor, _: None) -> Tensor:
+        return _GhostFold.apply(y, ctx.plan)
+
+
+def _memory_format(x: Tensor) -> torch.memory_format:
+    for ndim, fmt in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+        if x.ndim == ndim and x.is_contiguous(memory_format=fmt):
+            return fmt
+    return torch.contiguous_format
+
 
 def _pad(x: Tensor, axes: tuple[_Axis, ...], widths: Widths) -> Tensor:
-    """Add ghosts to the last ``len(axes)`` dimensions, one native call per mode."""
-    plan: dict[str, list[int]] = {}
-    fold: list[int] = []
-    dim = len(axes)
-    for d, (axis, (left, right)) in enumerate(zip(axes, widths, strict=True)):
-        if not left and not right:
-            continue
-        n = x.shape[d - dim]
-        modes = (axis.side_mode(axis.left, left), axis.side_mode(axis.right, right))
-        limit = {"reflect": n - 1, "circular": n}
-        used = [(m, w) for m, w in zip(modes, (left, right), strict=True) if w]
-        if any(m == "fold" or w > limit.get(m, w) for m, w in used):
-            fold.append(d)
-            continue
-        for side, (mode, w) in enumerate(zip(modes, (left, right), strict=True)):
-            if w:  # F.pad counts from the last axis
-                plan.setdefault(mode, [0] * 2 * dim)[2 * (dim - 1 - d) + side] = w
-    for mode, flat in sorted(plan.items()):  # "constant" first
-        x = F.pad(x, flat, mode=mode)
-    for d in fold:
-        x = _fold_pad(x, d - dim, axes[d], widths[d])
-    return x
-
-
-def _fold_pad(x: Tensor, d: int, axis: _Axis, width: tuple[int, int]) -> Tensor:
-    """Ghosts of one axis by reflection, as often as the width asks."""
-    n = x.shape[d]
-    parts = []
-    for ghosts in (range(-width[0], 0), range(n, n + width[1])):
-        pairs = [axis.ghost(i, n) for i in ghosts]
-        index = torch.tensor([p[0] for p in pairs], device=x.device, dtype=torch.long)
-        sign = torch.tensor([p[1] for p in pairs], device=x.device, dtype=x.dtype)
-        parts.append(x.index_select(d, index) * sign.view(-1, *[1] * (-d - 1)))
-    return torch.cat([parts[0], x, parts[1]], dim=d)
+    """Add ghosts to the last ``len(axes)`` dimensions."""
+    if not any(map(any, widths)):
+        return x
+    padded: Tensor = _GhostPad.apply(x, _ghost_plan(axes, widths, tuple(x.shape[2:])))
+    return padded
 
 
 def pad_boundary(
@@ -239,9 +287,8 @@ def _pad_plan(axes: tuple[_Axis, ...], widths: Widths) -> tuple[Widths, tuple[in
     """Split `widths` into ghosts to make and zeros that the convolution itself adds."""
     explicit, zeros = [], []
     for axis, (left, right) in zip(axes, widths, strict=True):
-        by_conv = left == right and all(
-            axis.side_mode(k, left) == "constant" for k in (axis.left, axis.right)
-        )
+        wall = axis.layout == "vertex" and axis.left == axis.right == "dirichlet"
+        by_conv = wall and left == right <= 1
         explicit.append((0, 0) if by_conv else (left, right))
         zeros.append(left if by_conv else 0)
     return tuple(explicit), tuple(zeros)
@@ -921,10 +968,12 @@ class MgNO(nn.Module):
         are set to `boundary_value` exactly. False: fields hold the interior alone.
     boundary_value : float, default 0.0
         Dirichlet value; the network computes the difference to it.
-    input_rule : {"solution", "free"}
-        How the first V-cycle continues the input: by the solution's rule, so values on Dirichlet
-        walls do not count (right for sources and previous states), or evenly, walls
-        included (coefficients, which fulfil no boundary condition).
+    continuation : {"solution", "free_input", "free"}
+        How functions go on beyond Dirichlet sides. ``"solution"``: all by the solution's rule;
+        input values on the walls do not count (right for sources and previous states).
+        ``"free_input"``: the input evenly, walls included (coefficients fulfil no boundary
+        condition), hidden functions by the rule. ``"free"``: all evenly; only the output
+        fulfils the condition, by its walls. Needs `output_boundary` on vertex grids.
 
     Raises
     ------
@@ -973,7 +1022,7 @@ class MgNO(nn.Module):
         dim: int = 2,
         output_boundary: bool = True,
         boundary_value: float = 0.0,
-        input_rule: InputRule = "solution",
+        continuation: Continuation = "solution",
         shared_stencil: bool = True,
         uneven: Uneven = "error",
     ) -> None:
@@ -986,7 +1035,7 @@ class MgNO(nn.Module):
         )
         _check_literal("activation", activation, Activation)
         _check_literal("head", head, Head)
-        _check_literal("input_rule", input_rule, InputRule)
+        _check_literal("continuation", continuation, Continuation)
         if bias is not None:
             _check_literal("bias", bias, Bias)
         if bias_resolution < 2:
@@ -1008,32 +1057,27 @@ class MgNO(nn.Module):
             (int(w and a.left == "dirichlet"), int(w and a.right == "dirichlet"))
             for w, a in zip(wall, axes, strict=True)
         )
-        # even continuation on the closed grid: its vertices coarsen to the same points
-        self.free_input = input_rule == "free" and (
-            output_boundary or "vertex" not in {a.layout for a in axes}
-        )
-        free = {"dirichlet": "neumann"} if self.free_input else {}
+        closed = [a.layout == "vertex" and "dirichlet" in (a.left, a.right) for a in axes]
+        if continuation != "solution" and not output_boundary and any(closed):
+            raise ValueError(
+                f"continuation={continuation!r} needs the values on Dirichlet walls: "
+                "output_boundary must be True on vertex grids"
+            )
+        # cycles before this one act evenly on the closed grid, whose coarse vertices are the same
+        self.n_free = {"solution": 0, "free_input": 1, "free": n_layers + 1}[continuation]
         layouts = [a.layout for a in axes]
 
-        def cycle(n_f: int, n_u: int, kinds: list[tuple[str, str]]) -> nn.Module:
+        def cycle(k: int, n_f: int, n_u: int) -> nn.Module:
+            even = {"dirichlet": "neumann"} if k < self.n_free else {}
+            kinds = [(even.get(a.left, a.left), even.get(a.right, a.right)) for a in axes]
             return MultigridOperator(
-                n_f,
-                n_u,
-                levels=levels,
-                smoothing=smoothing,
-                dim=dim,
-                boundary=kinds,
-                layout=layouts,
-                coarse=coarse,
-                shared_stencil=shared_stencil,
-                uneven=uneven,
-            )
+                n_f, n_u, levels=levels, smoothing=smoothing, dim=dim, boundary=kinds,
+                layout=layouts, coarse=coarse, shared_stencil=shared_stencil, uneven=uneven,
+            )  # fmt: skip
 
-        own = [(a.left, a.right) for a in axes]
-        first = [(free.get(a.left, a.left), free.get(a.right, a.right)) for a in axes]
         sizes = [in_channels] + [hidden_channels] * n_layers
         self.cycles = nn.ModuleList(
-            cycle(n_f, n_u, own if k else first) for k, (n_f, n_u) in enumerate(pairwise(sizes))
+            cycle(k, n_f, n_u) for k, (n_f, n_u) in enumerate(pairwise(sizes))
         )
         conv: type[nn.Module] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dim]
         self.pointwise = nn.ModuleList(
@@ -1049,7 +1093,7 @@ class MgNO(nn.Module):
         self.head = (
             conv(hidden_channels, out_channels, 1, bias=False)
             if head == "linear"
-            else cycle(hidden_channels, out_channels, own)
+            else cycle(n_layers, hidden_channels, out_channels)
         )
         self.resolved_options = {}
 
@@ -1080,17 +1124,19 @@ class MgNO(nn.Module):
         """
         if not torch.compiler.is_compiling():
             self._check(x)
-        u = x if self.free_input else self._interior(x)
+        u = x if self.n_free else self._interior(x)
         for k, cycle in enumerate(self.cycles):
             w = cycle(u)
             if self.pointwise:
                 w = w + self.pointwise[k](u)
-            if k == 0 and self.free_input:
+            if k + 1 == self.n_free:
                 w = self._interior(w)
             if self.biases:
                 w = w + self.biases[k](w.shape[2:])
             u = self.activation(w)
         u = self.head(u)
+        if self.n_free > len(self.cycles):
+            u = self._interior(u)
         if self.residual:
             u = u + self._interior(x)
         elif self.boundary_value:
@@ -1216,7 +1262,7 @@ def build_mgno(
     head: Head = "linear",
     shared_stencil: bool = True,
     exact_boundary: bool = True,
-    input_rule: InputRule = "free",
+    continuation: Continuation = "free_input",
     uneven: Uneven | None = None,
 ) -> MgNO:
     """MgNO for a dataset.
@@ -1240,7 +1286,7 @@ def build_mgno(
         Default: 16, or half the points of the shortest axis if that is less.
     exact_boundary : bool, default True
         False: Dirichlet sides are learned like all others.
-    input_rule : {"free", "solution"}
+    continuation : {"free", "free_input", "solution"}
         As in `MgNO`.
     uneven : {"error", "ceil"}, optional
         Default ``"error"`` where all levels halve exactly, else ``"ceil"``.
@@ -1309,7 +1355,7 @@ def build_mgno(
         head=head,
         dim=grid.dim,
         boundary_value=spec.boundary_value or 0.0,
-        input_rule=input_rule,
+        continuation=continuation,
         shared_stencil=shared_stencil,
         uneven=uneven,
     )

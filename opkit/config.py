@@ -11,7 +11,7 @@ from .errors import UsageError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["parse_resolution", "parse_set", "read_config", "resolve", "validation_line"]
+__all__ = ["parse_resolution", "parse_set", "read_config", "resolve"]
 
 
 def resolve[M: BaseModel](
@@ -20,6 +20,7 @@ def resolve[M: BaseModel](
     *,
     config: str | Path | None = None,
     what: str = "configuration",
+    aliases: Mapping[str, str] | None = None,
 ) -> M:
     """Build the settings of a command.
 
@@ -33,6 +34,8 @@ def resolve[M: BaseModel](
         YAML file with the same names (``n-valid`` and ``n_valid`` are the same).
     what : str
         Of whom the names are, for messages.
+    aliases : mapping, optional
+        Other names: ``{"set": "params"}``.
 
     Raises
     ------
@@ -41,16 +44,25 @@ def resolve[M: BaseModel](
     """
     from pydantic import ValidationError
 
-    allowed = list(model.model_fields)
-    values = {} if config is None else read_config(config, allowed)
+    from pde_data.problem import validation_line
+
+    aliases = aliases or {}
+    allowed = [*model.model_fields, *aliases]
+    values: dict[str, Any] = {}
+    if config is not None:
+        values = {aliases.get(k, k): v for k, v in read_config(config, allowed).items()}
     for name, value in given.items():
         _check_known(name, allowed, what)
+        name = aliases.get(name, name)
         if value is None:
             continue
         old = values.get(name)
         if isinstance(old, Mapping) and isinstance(value, Mapping):
             value = {**old, **value}
         values[name] = value
+    for name, field in model.model_fields.items():
+        if field.is_required() and name not in values:
+            raise UsageError(f"{what}: {name} is missing")
     try:
         return model(**values)
     except ValidationError as e:
@@ -147,21 +159,3 @@ def parse_resolution(text: str | None) -> int | tuple[int, ...] | None:
             f"--resolution {text!r}: need an integer, or one an axis such as 128,64"
         ) from None
     return entries[0] if len(entries) == 1 else entries
-
-
-def validation_line(error: Any) -> str:
-    """Tell the first finding of a pydantic ``ValidationError``: ``name=value: what is allowed``."""
-    errors = error.errors()
-    first = errors[0]
-    name = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "missing":
-        line = f"{name} is missing"
-    elif first["type"] == "extra_forbidden":
-        line = f"unknown name {name!r}"
-    elif first["type"] == "value_error":
-        line = message if not name or name in message else f"{name}={first['input']!r}: {message}"
-    else:
-        line = f"{name}={first['input']!r}: {message[0].lower()}{message[1:]}"
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return " ".join(f"{line}{more}".split())

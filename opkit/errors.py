@@ -35,14 +35,15 @@ def describe(error: BaseException) -> str:
     Errors that opkit does not raise itself (a bug, then) also say their type and how to see more.
     """
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
+        text = " ".join(str(error).split())
+        return f"interrupted; {text}" if text else "interrupted"
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename is not None else ""
         return f"{where}{error.strerror}"
     if type(error).__module__.startswith("pydantic"):
-        from .config import validation_line
+        from pde_data.problem import validation_line
 
-        return validation_line(error)
+        return validation_line(error)  # type: ignore[arg-type]
     text = " ".join(str(error).split())
     if isinstance(error, (ValueError, RuntimeError, OSError, ImportError)) and text:
         return text

@@ -203,6 +203,11 @@ class RelativeError:
         sizes = self.components or (truth.shape[1],)
         if sum(sizes) != truth.shape[1]:
             raise ValueError(f"truth has {truth.shape[1]} channels, the fields {sum(sizes)}")
+        # a mixed-precision context would round the sums
+        with torch.autocast(truth.device.type, enabled=False):
+            return self._per_field(prediction, truth, sizes)
+
+    def _per_field(self, prediction: Tensor, truth: Tensor, sizes: Sequence[int]) -> Tensor:
         out, start = [], 0
         for norm, n, scale in zip(self.norms, sizes, self.scales, strict=True):
             p, t = prediction[:, start : start + n], truth[:, start : start + n]

@@ -54,7 +54,7 @@ class PhysicalModel(nn.Module):
         self._cast: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
 
     def _like(self, name: str, x: Tensor) -> Tensor:
-        """A constant in the dtype and on the device of `x`."""
+        """Return a constant in the dtype and on the device of `x`."""
         key = (name, x.dtype, x.device)
         if key not in self._cast:
             # MPS knows no float64, so cast first

@@ -445,7 +445,7 @@ def _evaluation_section(facts: Mapping[str, Any], split: str) -> str:
         _worse_than_data(facts, split),
     ]  # fmt: skip
     samples = found["samples"]
-    task = facts["operator"]["data_task"]
+    task = facts["operator"]["fields"]
     axes = _axes(task, samples["truth"].shape[2:])
     for i, role in enumerate(str(r) for r in samples["roles"]):
         error = _error_of(found["per_sample"], int(samples["ids"][i]))

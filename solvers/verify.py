@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .grids import Boundary, Grid, normalize_boundary
+from .grids import Axis, Boundary, Grid, normalize_boundary
 
 __all__ = [
     "ManufacturedDiffusion",
@@ -403,14 +403,16 @@ def manufactured_diffusion(
         raise ValueError(f"dim={dim!r}: allowed are 1, 2 and 3")
     if reaction < 0:
         raise ValueError(f"reaction={reaction}: must not be negative")
-    ends = tuple((float(lo), float(hi)) for lo, hi in ((0, 1),) * dim if bounds is None)
-    if bounds is not None:
-        ends = tuple((float(lo), float(hi)) for lo, hi in bounds)
+    ends = tuple(
+        (float(lo), float(hi)) for lo, hi in (((0, 1),) * dim if bounds is None else bounds)
+    )
     if len(ends) != dim or not all(lo < hi for lo, hi in ends):
         raise ValueError(f"bounds={bounds}: need {dim} pairs (lower, upper), lower < upper")
     kinds = [boundary] * dim if isinstance(boundary, str) else list(boundary)
-    periodic = [kind in ("periodic", ("periodic", "periodic")) for kind in kinds]
-    bc = normalize_boundary(boundary, _grid(dim, periodic))
+    kinds += ["dirichlet"] * (dim - len(kinds))  # too few: normalize_boundary says so
+    periodic = [kind == "periodic" or "periodic" in tuple(kind) for kind in kinds]
+    grid = Grid(tuple(Axis("xyz"[k], 2, periodic=periodic[k]) for k in range(dim)))
+    bc = normalize_boundary(boundary, grid)
     waves = []
     for i, pair in enumerate(bc):
         if pair[0] == "periodic":
@@ -424,10 +426,3 @@ def manufactured_diffusion(
         boundary=bc, bounds=ends, frequency=tuple(w for w, _ in waves),
         phase=tuple(d for _, d in waves), variation=float(variation), rate=float(reaction),
     )  # fmt: skip
-
-
-def _grid(dim: int, periodic: Sequence[bool]) -> Grid:
-    from .grids import Axis
-
-    flags = [*periodic, *(False,) * dim][:dim]
-    return Grid(tuple(Axis(name, 2, periodic=p) for name, p in zip("xyz", flags, strict=False)))

@@ -41,5 +41,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         from opkit.errors import describe, exit_status
 
-        sys.stderr.write(f"opkit: {describe(error)}\n")
+        line = describe(error)
+        sys.stderr.write(f"{line}\n" if line.startswith("opkit ") else f"opkit: {line}\n")
         return exit_status(error)

@@ -10,7 +10,7 @@ import typer
 
 from solvers.names import suggest
 
-from . import data, demo, evaluate, fit, generate, list_, predict, report
+from . import _options, data, demo, evaluate, fit, generate, list_, predict, report
 
 __all__ = ["app", "run"]
 
@@ -58,6 +58,7 @@ app.command("demo")(demo.demo)
 
 def run(args: Sequence[str]) -> int:
     """Run with `args`; usage errors are told in one line and return 2."""
+    _options.arguments[:] = args
     command = typer.main.get_command(app)
     try:
         status = command.main(args=list(args), prog_name="opkit", standalone_mode=False)

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+#: An option whose value the settings of the command parse and judge.
+Text = str | None
+
+
+def option(*names: str, help: str, metavar: str | None = None) -> Any:
+    """Describe an option; its default is written in `help`."""
+    return typer.Option(*names, help=help, metavar=metavar, show_default=False)
+
+
 Config = Annotated[
     Path | None,
-    typer.Option(
+    option(
         "--config",
         metavar="FILE",
         help="YAML file with the names of the options; options win.",
     ),
 ]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Json = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
+Debug = Annotated[bool, option("--debug", help="Show the traceback of an error.")]
+Json = Annotated[bool, option("--json", help="Results as JSON on stdout.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set an option by name; may be repeated."),
+    option("--set", metavar="KEY=VALUE", help="Set a parameter of the problem or model."),
 ]
 
 
@@ -43,8 +53,17 @@ def shown(path: str | Path) -> str:
     return shlex.quote(str(path))
 
 
-def settings(model: type[Any], given: dict[str, Any], config: Path | None, command: str) -> Any:
-    """Resolve the settings of a command from its options and its ``--config`` file."""
-    from opkit.config import resolve
+def size(points: Sequence[int] | int) -> str:
+    """Write a resolution: ``"65 x 65"``."""
+    return str(points) if isinstance(points, int) else " x ".join(map(str, points))
 
-    return resolve(model, given, config=config, what=command)
+
+#: The arguments of this call, for the provenance in files.
+arguments: list[str] = []
+
+
+def command_line() -> str:
+    """Return this call as a shell takes it."""
+    import shlex
+
+    return shlex.join(["opkit", *arguments])

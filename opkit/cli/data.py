@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,19 @@ from ._options import Debug, Json, emit, shown, tell
 app = typer.Typer(
     help="Look at, check and index datasets.", rich_markup_mode=None, no_args_is_help=True
 )
+
+
+class ExportFormat(StrEnum):
+    """What a dataset can be exported to."""
+
+    h5 = "h5"
+
+
+class ImportFormat(StrEnum):
+    """What a dataset can be imported from."""
+
+    opkit = "opkit"
+
 
 Data = Annotated[
     Path,
@@ -73,3 +87,34 @@ def index(
     for name, split in manifest["splits"].items():
         typer.echo(f"{name}: {split['written']} samples in {len(split['shards'])} shards")
     tell(f"next: opkit data check {shown(directory)}")
+
+
+@app.command("export")
+def export(
+    format: Annotated[ExportFormat, typer.Argument(metavar="h5", help="Of the file.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Dataset directory.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.h5", help="New file.")],
+    debug: Debug = False,
+) -> None:
+    """Write all samples into one plain file to send to somebody."""
+    from pde_data.hdf5.convert import export_h5
+
+    tell(f"exporting {directory} to {file}")
+    typer.echo(str(export_h5(directory, file)))
+    tell(f"next: opkit data info {shown(file)}")
+
+
+@app.command("import")
+def import_(
+    format: Annotated[ImportFormat, typer.Argument(metavar="opkit", help="Of the file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.h5", help="What opkit data export made.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory to make.")],
+    debug: Debug = False,
+) -> None:
+    """Turn an exported file into a dataset directory again."""
+    from pde_data.hdf5.convert import import_h5
+
+    tell(f"importing {file} into {directory}")
+    import_h5(file, directory)
+    typer.echo(str(directory))
+    tell(f"next: opkit data info {shown(directory)}")

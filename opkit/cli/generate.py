@@ -3,49 +3,154 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ._options import Config, Debug, Json, Set, emit, settings, shown, tell
+from ._options import Config, Debug, Json, Set, Text, command_line, emit, option, size, shown, tell
 
 
 def generate(
     problem: Annotated[
         str | None, typer.Argument(metavar="PROBLEM", help="See opkit list problems.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Directory to make.")
+    out: Annotated[Text, option("-o", "--out", metavar="DIR", help="Directory to make.")] = None,
+    n: Annotated[Text, option("-n", "--n", metavar="N", help="Training samples.")] = None,
+    n_valid: Annotated[
+        Text, option("--n-valid", metavar="N", help="Validation samples (default n/10).")
     ] = None,
-    n: Annotated[int | None, typer.Option("-n", "--n", help="Training samples.")] = None,
-    n_valid: Annotated[int | None, typer.Option(help="Validation samples. [default: n/10]")] = None,
-    n_test: Annotated[int | None, typer.Option(help="Test samples. [default: n/10]")] = None,
+    n_test: Annotated[
+        Text, option("--n-test", metavar="N", help="Test samples (default n/10).")
+    ] = None,
     resolution: Annotated[
-        str | None,
-        typer.Option(metavar="R[,R...]", help="Points an axis. [default: the problem's]"),
+        Text,
+        option("--resolution", metavar="R[,R...]", help="Points an axis (default the problem's)."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the dataset. [default: 0]")] = None,
+    seed: Annotated[
+        Text, option("--seed", metavar="N", help="Seed of the dataset (default 0).")
+    ] = None,
     solver: Annotated[
-        str | None, typer.Option(help="See opkit list solvers. [default: by size and problem]")
+        Text,
+        option("--solver", metavar="NAME", help="See opkit list solvers (default by size)."),
     ] = None,
     set_: Set = None,
     dtype: Annotated[
-        str | None,
-        typer.Option(metavar="float32|float64", help="Of the fields. [default: float32]"),
+        Text,
+        option("--dtype", metavar="float32|float64", help="Of the fields (default float32)."),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes. [default: 1]")] = None,
-    resume: Annotated[
-        bool | None, typer.Option("--resume", help="Keep what is there and make the rest.")
+    workers: Annotated[
+        Text, option("--workers", metavar="N", help="Processes (default 1).")
     ] = None,
-    overwrite: Annotated[
-        bool | None, typer.Option("--overwrite", help="Remove the dataset that is there.")
+    resume: Annotated[bool, option("--resume", help="Continue or extend what is there.")] = False,
+    overwrite: Annotated[bool, option("--overwrite", help="Replace what is there.")] = False,
+    shards: Annotated[
+        Text, option("--shards", metavar="A:B", help="Make shards A to B-1 only (job arrays).")
     ] = None,
     max_failures: Annotated[
-        str | None,
-        typer.Option(metavar="P%", help="Share of samples that may fail. [default: 5%]"),
+        Text,
+        option("--max-failures", metavar="P%", help="Samples that may fail (default 5%)."),
+    ] = None,
+    rtol: Annotated[
+        Text, option("--rtol", metavar="X", help="Relative residual to reach (default 1e-10).")
+    ] = None,
+    compression: Annotated[
+        Text,
+        option("--compression", metavar="gzip|none", help="Of the fields (default gzip)."),
+    ] = None,
+    error_fraction: Annotated[
+        Text,
+        option(
+            "--error-fraction",
+            metavar="P%",
+            help="Samples whose discretization error is estimated (default 6.25%).",
+        ),
+    ] = None,
+    samples_per_shard: Annotated[
+        Text, option("--samples-per-shard", metavar="N", help="Samples a file (default by size).")
     ] = None,
     config: Config = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Make a dataset: sample inputs, solve, check residuals, write HDF5."""
+    from opkit._functions import ALIASES, run_generate
+    from opkit.config import parse_resolution, parse_set, resolve
+    from pde_data.generate import GenerateConfig
+    from pde_data.problem import get_problem
+
+    given = {
+        "problem": problem,
+        "out": out,
+        "n": n,
+        "n_valid": n_valid,
+        "n_test": n_test,
+        "resolution": parse_resolution(resolution),
+        "seed": seed,
+        "solver": solver,
+        "set": parse_set(set_ or ()) or None,
+        "dtype": dtype,
+        "workers": workers,
+        "resume": resume or None,
+        "overwrite": overwrite or None,
+        "shards": shards,
+        "max_failures": max_failures,
+        "rtol": rtol,
+        "compression": compression,
+        "error_fraction": error_fraction,
+        "samples_per_shard": samples_per_shard,
+    }
+    settings = resolve(
+        GenerateConfig, given, config=config, what="opkit generate", aliases=ALIASES["generate"]
+    )
+    points = get_problem(settings.problem, **settings.params).check_resolution(settings.resolution)
+    counts = ", ".join(f"{count} {split}" for split, count in settings.split_sizes.items())
+    tell(f"generating {settings.problem} at {size(points)}: {counts} samples, in {settings.out}")
+    result = run_generate(settings, command=command_line())
+    if json:
+        emit(_summary(result))
+    else:
+        typer.echo(lines(result))
+    name = result.path.name
+    tell(f"next: opkit data info {shown(result.path)}")
+    tell(f"      opkit fit {shown(result.path)} -m mgno -o {shown(f'runs/{name}-mgno')}")
+
+
+def _summary(result: Any) -> dict[str, Any]:
+    keys = ("written", "failed", "residual_max", "discretization_error")
+    splits = result.manifest["splits"]
+    return {
+        "path": str(result.path),
+        "problem": result.config.problem,
+        "resolution": list(result.config.resolution),
+        "solver": result.config.solver,
+        "solved": result.solved,
+        "skipped": result.skipped,
+        "failed": len(result.failures),
+        "seconds": result.seconds,
+        "content_digest": result.manifest["content_digest"],
+        "splits": {name: {k: s.get(k) for k in keys} for name, s in splits.items()},
+    }
+
+
+def lines(result: Any) -> str:
+    """Tell a person what was made and how good it is."""
+    from opkit.progress import duration
+
+    splits = result.manifest["splits"]
+    counts = ", ".join(f"{s['written']} {name}" for name, s in splits.items())
+    told = [
+        f"{result.path}: {counts} samples of {result.config.problem} at "
+        f"{size(result.config.resolution)}, solver {result.config.solver}; "
+        f"{result.solved} solved now in {duration(result.seconds)}"
+    ]
+    worst = max((s.get("residual_max") or 0.0 for s in splits.values()), default=0.0)
+    evidence = f"largest residual {worst:.1e}"
+    errors = [s.get("discretization_error") or {"n": 0} for s in splits.values()]
+    if n := sum(e["n"] for e in errors):
+        mean = sum(e["n"] * e["mean"] for e in errors if e["n"]) / n
+        evidence += f"; estimated discretization error {mean:.2%} (mean of {n} samples)"
+    told.append(evidence)
+    if result.failures:
+        first_id, reason = result.failures[0]
+        told.append(f"{len(result.failures)} samples failed; first: id {first_id}: {reason}")
+    return "\n".join(told)

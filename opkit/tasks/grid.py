@@ -78,6 +78,7 @@ class GridTask:
     name = "grid"
     #: The paper's choice for elliptic problems: the gradient counts.
     default_loss = "h1"
+    losses = ("h1", "l2")
 
     # -- from and to descriptions ----------------------------------------------------------
 

@@ -401,7 +401,7 @@ def open_file(path: str | Path) -> h5py.File:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     with translate_h5(path):
-        f = h5py.File(path, "r", locking=False)
+        f = h5py.File(path, "r")
     try:
         with translate_h5(path):
             check_head(f, path)

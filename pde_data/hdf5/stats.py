@@ -67,9 +67,10 @@ class Moments:
     def add(self, sample: np.ndarray) -> None:
         """Take in one sample, shape ``([T], *space, *components)``."""
         values = np.asarray(sample, np.float64)
-        self.value.add(values.reshape(-1, *self.shape))
-        if self.timed:
-            self.delta.add(np.diff(values, axis=0).reshape(-1, *self.shape))
+        with np.errstate(over="ignore", invalid="ignore"):  # beyond 1e154 they are not finite
+            self.value.add(values.reshape(-1, *self.shape))
+            if self.timed:
+                self.delta.add(np.diff(values, axis=0).reshape(-1, *self.shape))
 
     def merge(self, other: Moments) -> None:
         """Take in what another pass has seen."""

@@ -340,6 +340,8 @@ class ShardWriter:
             Disk full.
         """
         out = self._take(sample_id)
+        if self._ids and sample_id < self._ids[-1]:
+            raise DatasetError(f"sample id {sample_id} comes after {self._ids[-1]}: keep the order")
         what = f"sample {sample_id}"
         _same_names(f"{what}: fields", fields, [s.name for s in self.schema.fields])
         _same_names(f"{what}: scalars", scalars or {}, self._scalars)
@@ -399,8 +401,6 @@ class ShardWriter:
                 + ("was stored or failed already" if known else "does not belong to this shard")
                 + f" ({self.path.name}: {self.sample_ids[0]} to {self.sample_ids[-1]})"
             )
-        if self._ids and sample_id < self._ids[-1]:
-            raise DatasetError(f"sample id {sample_id} comes after {self._ids[-1]}: keep the order")
         return self._out
 
     def _stored(self, spec: FieldSpec, values: np.ndarray, what: str) -> np.ndarray:

@@ -156,12 +156,12 @@ def solve_diffusion_fenicsx(
         "a": a if callable(a) else check_field("a", a, grid, positive=True),
         "f": f if callable(f) else check_field("f", f, grid),
     }
-    if reaction is not None:
-        data["reaction"] = (
-            reaction
-            if callable(reaction)
-            else check_field("reaction", reaction, grid, nonnegative=True)
-        )
+    if callable(reaction):
+        data["reaction"] = reaction
+    elif reaction is not None:
+        c = check_field("reaction", reaction, grid, nonnegative=True)
+        if np.any(c):
+            data["reaction"] = c
     sides = _check_sides(boundary_values, grid, bc)
     nodal = not any(map(callable, data.values())) and not any(
         callable(v) for key, v in sides.items() if bc[key[0]][key[1]] == "neumann"
@@ -170,14 +170,15 @@ def solve_diffusion_fenicsx(
     require_dolfinx()
     with _lock:
         begin = time.perf_counter()
-        disc, is_new = _discretization(grid, bc, int(degree), cell, 1 if nodal else int(degree) + 1)
+        disc, is_new = _discretization(
+            grid, bc, int(degree), cell, 1 if nodal else int(degree) + 1, "reaction" in data
+        )
         algebra = choose_algebra(grid.dim, disc.dofs) if algebra is None else algebra
         is_new |= disc.prepare(algebra)
         start = time.perf_counter()
         disc.set_data(data)
-        is_singular = not disc.fixed.size and not disc.has_reaction
         lift = disc.assemble(sides)
-        if is_singular:
+        if disc.singular:
             total, scale = _imbalance(data["f"], sides, grid) if nodal else disc.imbalance()
             if singular == "raise" and abs(total) > 1e-10 * scale:
                 raise ValueError(
@@ -185,12 +186,10 @@ def solve_diffusion_fenicsx(
                     "they must integrate to 0 (singular='project' subtracts a constant from f)"
                 )
             disc.balance()
-        x, residual, residuals, iterations = disc.solve(
-            algebra, is_singular, rtol=rtol, maxiter=int(maxiter)
-        )
+        x, residual, residuals, iterations = disc.solve(algebra, rtol=rtol, maxiter=int(maxiter))
         x += lift
         values = x[disc.nodes]
-        if is_singular:
+        if disc.singular:
             mean = float(np.sum(grid.weights * values))
             mean /= float(np.prod([hi - lo for lo, hi in grid.bounds]))
             values -= mean
@@ -201,7 +200,7 @@ def solve_diffusion_fenicsx(
             "setup_seconds": start - begin if is_new else 0.0,
         }  # fmt: skip
         if exact is not None:
-            info["l2_error"], info["h1_error"] = disc.errors(x, exact, is_singular)
+            info["l2_error"], info["h1_error"] = disc.errors(x, exact)
     return SolveResult(
         x=values, residual=residual, residuals=residuals, iterations=iterations,
         solver=f"fenicsx.{'cg+gamg' if algebra == 'gamg' else 'mumps-cholesky'}",
@@ -256,14 +255,14 @@ def _imbalance(f: Any, sides: Mapping[tuple[int, int], Any], grid: Grid) -> tupl
 
 
 def _discretization(
-    grid: Grid, boundary: Boundary, degree: int, cell: str, data_degree: int
+    grid: Grid, boundary: Boundary, degree: int, cell: str, data_degree: int, has_reaction: bool
 ) -> tuple[_Discretization, bool]:
     """Return the one kept for these arguments, or make it; and whether it is new."""
-    key = (grid.shape, grid.bounds, boundary, degree, cell, data_degree)
+    key = (grid.shape, grid.bounds, boundary, degree, cell, data_degree, has_reaction)
     if key in _cache:
         _cache.move_to_end(key)
         return _cache[key], False
-    disc = _Discretization(grid, boundary, degree, cell, data_degree)
+    disc = _Discretization(grid, boundary, degree, cell, data_degree, has_reaction)
     _cache[key] = disc
     while len(_cache) > 1 and (
         len(_cache) > CACHE_ENTRIES or sum(d.dofs for d in _cache.values()) > CACHE_DOFS
@@ -280,7 +279,13 @@ class _Discretization:
     """
 
     def __init__(
-        self, grid: Grid, boundary: Boundary, degree: int, cell: str, data_degree: int
+        self,
+        grid: Grid,
+        boundary: Boundary,
+        degree: int,
+        cell: str,
+        data_degree: int,
+        has_reaction: bool,
     ) -> None:
         import ufl
         from dolfinx import fem, mesh
@@ -312,7 +317,7 @@ class _Discretization:
 
         # Coefficients; the boundary flux is filled side by side
         self.a, self.f, self.c, self.g = (fem.Function(self.W) for _ in range(4))
-        self.has_reaction = False
+        self.has_reaction = has_reaction
         u, v = ufl.TrialFunction(self.V), ufl.TestFunction(self.V)
         # Exact for the polynomials at hand (tensor cells: in each direction)
         is_simplex = cell == "triangle" or dim == 1
@@ -356,6 +361,7 @@ class _Discretization:
         self.fixed = np.unique(np.concatenate([np.empty(0, np.int32), *fixed.values()]))
         if self.fixed.size == self.dofs:
             raise ValueError(f"a grid of shape {grid.shape} leaves no unknown: need more points")
+        self.singular = not self.fixed.size and not has_reaction
         zero = fem.Function(self.V)
         self.bcs = [fem.dirichletbc(zero, self.fixed.astype(np.int32))] if self.fixed.size else []
 
@@ -363,9 +369,10 @@ class _Discretization:
         self.A.setOption(PETSc.Mat.Option.SPD, True)
         self.pinned: Any = None  # A without the row and column of one unknown, when singular
         self.b, self.x, self.r = (PETSc.Vec().createSeq(self.dofs, comm=comm) for _ in range(3))
-        self.kernels = [
-            PETSc.NullSpace().create(constant=constant, comm=comm) for constant in (False, True)
-        ]
+        self.kernel: Any = None
+        if self.singular:
+            self.kernel = PETSc.NullSpace().create(constant=True, comm=comm)
+            self.A.setNullSpace(self.kernel)
         self.ones: np.ndarray | None = None
         self.ksp: dict[str, Any] = {}
 
@@ -397,14 +404,14 @@ class _Discretization:
         if np.min(self.a.x.array) <= 0:
             raise ValueError(f"a must be positive, its minimum is {self.a.x.array.min():.6g}")
         self._fill(self.f, data["f"], "f")
-        self.has_reaction = False
-        if "reaction" in data:
+        if self.has_reaction:
             self._fill(self.c, data["reaction"], "reaction")
             if np.min(self.c.x.array) < 0:
                 raise ValueError(
                     f"reaction must not be negative, its minimum is {self.c.x.array.min():.6g}"
                 )
-            self.has_reaction = bool(np.any(self.c.x.array > 0))
+            if not self.fixed.size and not np.any(self.c.x.array):
+                raise ValueError("reaction is 0 everywhere: leave it out")
 
     def _fill(self, function: Any, value: Any, name: str) -> None:
         if callable(value):
@@ -429,11 +436,13 @@ class _Discretization:
         dofs = self.side_dofs[key]
         if callable(value):
             return _evaluate(value, self._points(space)[:, dofs], f"boundary_values{list(key)}")
-        face = np.take(self.nodes1, 0 if key[1] == 0 else -1, axis=key[0])
+        face = np.take(self.nodes1, -key[1], axis=key[0])
         function = self._linear(face, value)
         if space is not self.W1:
             higher = fem.Function(space)
             higher.interpolate(function)
+            if space is self.V:  # without the rounding of the interpolation
+                higher.x.array[np.take(self.nodes, -key[1], axis=key[0])] = value
             function = higher
         return np.array(function.x.array[dofs])
 
@@ -521,20 +530,19 @@ class _Discretization:
         ksp.setFromOptions()
         self.ksp[algebra] = ksp
         self.a.x.array[:] = 1.0
-        self.has_reaction = False
+        self.c.x.array[:] = 0.0 if self.fixed.size else 1.0
         self.assemble({})
-        ksp.setOperators(self._operator(algebra, not self.fixed.size))
+        ksp.setOperators(self._operator(algebra))
         ksp.setUp()
         for key in options:
             database.delValue(prefix + key)
         return True
 
-    def _operator(self, algebra: str, is_singular: bool) -> Any:
+    def _operator(self, algebra: str) -> Any:
         """Matrix that the solver gets."""
         PETSc = petsc()
 
-        if algebra == "gamg" or not is_singular:
-            self.A.setNullSpace(self.kernels[is_singular])
+        if algebra == "gamg" or not self.singular:
             return self.A
         # The equations are consistent: with one unknown set to 0 the one left out holds as well
         if self.pinned is None:
@@ -545,7 +553,7 @@ class _Discretization:
         return self.pinned
 
     def solve(
-        self, algebra: str, is_singular: bool, *, rtol: float, maxiter: int
+        self, algebra: str, *, rtol: float, maxiter: int
     ) -> tuple[np.ndarray, float, np.ndarray, int]:
         """Solve what `assemble` left, and measure the residual.
 
@@ -553,7 +561,7 @@ class _Discretization:
         finer the mesh; the solve is then repeated for the remaining residual.
         """
         ksp = self.ksp[algebra]
-        ksp.setOperators(self._operator(algebra, is_singular))
+        ksp.setOperators(self._operator(algebra))
         name = "fenicsx.cg+gamg" if algebra == "gamg" else "fenicsx.mumps-cholesky"
         norm = float(self.b.norm())
         x = np.zeros(self.dofs)
@@ -562,7 +570,7 @@ class _Discretization:
         self.b.copy(self.r)
         history, iterations, residual, before = [1.0], 0, 1.0, np.inf
         while not residual <= rtol and residual < 0.5 * before and iterations < maxiter:
-            if is_singular:
+            if self.singular:
                 rest = self.r.getArray()
                 rest -= rest.mean()
                 if algebra == "cholesky":
@@ -584,7 +592,7 @@ class _Discretization:
         residuals = np.array(history if algebra == "gamg" else [residual])
         return x, residual, residuals, iterations
 
-    def errors(self, x: np.ndarray, exact: Function, is_singular: bool) -> tuple[float, float]:
+    def errors(self, x: np.ndarray, exact: Function) -> tuple[float, float]:
         """L2 and H1 norm of the error, `exact` interpolated two degrees above the elements."""
         import ufl
         from dolfinx import fem
@@ -599,7 +607,7 @@ class _Discretization:
             float(fem.assemble_scalar(form))
             for form in compile_forms([e * dx, e**2 * dx, ufl.inner(ufl.grad(e), ufl.grad(e)) * dx])
         )
-        if is_singular:
+        if self.singular:
             square -= mean**2 / float(np.prod([hi - lo for lo, hi in self.grid.bounds]))
         square = max(square, 0.0)
         return float(np.sqrt(square)), float(np.sqrt(square + slope))
@@ -607,7 +615,7 @@ class _Discretization:
     def destroy(self) -> None:
         """Free the PETSc objects, before the mesh whose communicator they share."""
         vectors = (self.b, self.x, self.r)
-        for item in (*self.ksp.values(), self.pinned, self.A, *vectors, *self.kernels):
+        for item in (*self.ksp.values(), self.pinned, self.A, *vectors, self.kernel):
             if item is not None:
                 item.destroy()
         self.ksp.clear()

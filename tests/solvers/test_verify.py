@@ -105,7 +105,7 @@ def test_periodic_fields_wrap_around(boundary):
     ms = manufactured_diffusion(2, boundary=boundary, reaction=1.0)
     x = np.random.default_rng(1).random((2, 30))
     for function in (ms.solution, ms.coefficient, ms.source, ms.reaction):
-        np.testing.assert_allclose(function(x), function(x + [[1.0], [0.0]]), atol=1e-11)
+        np.testing.assert_allclose(function(x), function(x + np.array([[1.0], [0.0]])), atol=1e-11)
 
 
 def test_coefficient_varies_as_told_and_reaction_is_not_negative():

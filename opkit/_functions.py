@@ -1,0 +1,114 @@
+"""The commands as Python functions: the same names, keyword arguments for options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from .config import resolve
+from .progress import Progress
+
+__all__ = ["evaluate", "fit", "generate", "predict"]  # noqa: F822 - made on first use
+
+
+def run_generate(settings: Any, *, progress: bool = True, command: str | None = None) -> Any:
+    """Generate with a progress bar on stderr; ``GenerateResult``."""
+    from pde_data.generate import ProgressEvent, generate
+
+    if not progress:
+        return generate(settings, command=command)
+    with Progress(f"generating {settings.problem}", unit="samples") as bar:
+
+        def show(event: ProgressEvent) -> None:
+            note = f"{event.failed} failed" if event.failed else ""
+            bar.update(event.done, event.total, note)
+
+        return generate(settings, progress=show, command=command)
+
+
+def run_fit(settings: Any, *, progress: bool = True) -> Any:
+    """Fit with a progress bar on stderr; the `Operator`."""
+    from .fit import fit
+
+    if not progress:
+        return fit(settings)
+    with Progress(f"training {settings.model}", unit="steps") as bar:
+        return fit(settings, progress=bar.update)
+
+
+#: Function -> module, settings, how it is run, positional arguments.
+_COMMANDS: dict[str, tuple[str, str, Callable[..., Any], tuple[str, ...]]] = {
+    "generate": ("pde_data.generate", "GenerateConfig", run_generate, ("problem",)),
+    "fit": ("opkit.fit", "FitConfig", run_fit, ("data",)),
+}
+#: Names of the command line that the settings call otherwise.
+ALIASES = {"generate": {"set": "params"}, "fit": {"set": "options"}}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _COMMANDS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = function = _function(name)
+    return function
+
+
+def _function(name: str) -> Callable[..., Any]:
+    module, settings, run, positional = _COMMANDS[name]
+    model = getattr(import_module(module), settings)
+
+    def function(*args: Any, config: Any = None, progress: bool = True, **options: Any) -> Any:
+        if len(args) > len(positional):
+            raise TypeError(f"opkit.{name} takes {len(positional)} positional arguments")
+        for key, value in zip(positional, args, strict=False):
+            if key in options:
+                raise TypeError(f"opkit.{name}: {key} is given twice")
+            options[key] = value
+        resolved = resolve(
+            model, options, config=config, what=f"opkit.{name}", aliases=ALIASES.get(name)
+        )
+        return run(resolved, progress=progress)
+
+    _describe(
+        function, name, model, positional, inspect.getdoc(getattr(import_module(module), name))
+    )
+    return function
+
+
+def _describe(
+    function: Any, name: str, model: Any, positional: tuple[str, ...], doc: str | None
+) -> None:
+    """Give `function` the name, signature and documentation that the settings imply."""
+    parameter = inspect.Parameter
+    parameters = []
+    lines = []
+    for key, f in model.model_fields.items():
+        kind = parameter.POSITIONAL_OR_KEYWORD if key in positional else parameter.KEYWORD_ONLY
+        default = parameter.empty if f.is_required() else f.get_default(call_default_factory=True)
+        parameters.append(parameter(key, kind, default=default))
+        tail = "" if f.is_required() else f", default {default!r}"
+        lines += [f"{key} : {_type_name(f.annotation)}{tail}", f"    {f.description or ''}"]
+    parameters += [
+        parameter("config", parameter.KEYWORD_ONLY, default=None),
+        parameter("progress", parameter.KEYWORD_ONLY, default=True),
+    ]
+    lines += [
+        "config : path, optional",
+        "    YAML file with the same names; arguments win.",
+        "progress : bool, default True",
+        "    Show progress on stderr.",
+    ]
+    parameters.sort(key=lambda p: p.kind)
+    summary, _, rest = (doc or "").partition("\n\n")
+    after = rest[rest.index("Returns\n") :] if "Returns\n" in rest else ""
+    text = "\n".join(["Parameters", "----------", *lines])
+    function.__doc__ = f"{summary}\n\n{text}\n\n{after}".rstrip() + "\n"
+    function.__name__ = function.__qualname__ = name
+    function.__module__ = "opkit"
+    function.__signature__ = inspect.Signature(parameters)
+
+
+def _type_name(annotation: Any) -> str:
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    return text.replace("pathlib.Path", "path").replace("typing.", "").replace("Path", "path")

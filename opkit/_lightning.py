@@ -1,0 +1,341 @@
+"""The training loop: a Lightning module, and a callback that keeps the books of a run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl  # noqa: TID253  imported by `opkit.fit` when it trains
+import torch
+from torch import Tensor
+
+from .checkpoint import replace_file, save_weights
+from .data import BatchSampler, SplitData, epoch_seed, make_loader
+from .fit import TrainingDiverged
+
+if TYPE_CHECKING:
+    from .fit import FitConfig
+    from .losses import RelativeError
+    from .operator import PhysicalModel
+
+__all__ = ["HISTORY", "FitModule", "Recorder", "learning_rate"]
+
+#: Columns of ``history.csv``; epochs count from 1, `lr` is that of the next step, `seconds` the time
+#: spent so far, resumed parts included.
+HISTORY = (
+    "epoch", "step", "train_loss", "valid_loss", "valid_rel_l2", "valid_rel_h1", "lr", "seconds",
+)  # fmt: skip
+
+
+def learning_rate(scheduler: str, step: int, total: int) -> float:
+    """Factor of the learning rate at a step.
+
+    ``onecycle`` rises from 0.1 to 1 over the first tenth and falls to 0.001 along a cosine;
+    ``cosine`` falls from the start; ``constant`` is 1.
+    """
+    if scheduler == "constant":
+        return 1.0
+    t = min(1.0, step / max(1, total - 1))
+    warm = 0.1 if scheduler == "onecycle" else 0.0
+    if t < warm:
+        return 0.1 + 0.9 * t / warm
+    return 0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * (t - warm) / (1 - warm)))
+
+
+@dataclass
+class Books:
+    """What is known of the training so far; goes into checkpoints."""
+
+    rows: list[dict[str, float]]
+    best: float = math.inf
+    best_epoch: int = -1
+    wait: int = 0
+    seconds: float = 0.0
+
+
+class FitModule(pl.LightningModule):
+    """Model, loss and data of one training.
+
+    Parameters
+    ----------
+    physical : PhysicalModel
+    loss, rel_l2, rel_h1 : RelativeError
+    train, valid : SplitData
+    config : FitConfig
+    first_epoch : int
+        Of this process; above 0 when resumed.
+    """
+
+    def __init__(
+        self,
+        physical: PhysicalModel,
+        *,
+        loss: RelativeError,
+        rel_l2: RelativeError,
+        rel_h1: RelativeError,
+        train: SplitData,
+        valid: SplitData,
+        config: FitConfig,
+        first_epoch: int = 0,
+    ) -> None:
+        super().__init__()
+        self.physical = physical
+        self.loss, self.rel_l2, self.rel_h1 = loss, rel_l2, rel_h1
+        self.train_data, self.valid_data = train, valid
+        self.config, self.first_epoch = config, first_epoch
+        self.watch: Callable[[int, float], None] | None = None
+        self._pending: list[tuple[int, Tensor]] = []
+        self._batches = 0
+        self._loss_sum = torch.zeros((), dtype=torch.float64)
+        self._valid_sum: Tensor | None = None
+        self.valid_means = [math.nan] * 3
+
+    # -- data ------------------------------------------------------------------------------
+
+    def _loader(self, data: SplitData, *, shuffle: bool) -> Any:
+        trainer, config = self.trainer, self.config
+        sampler = BatchSampler(
+            len(data),
+            config.batch_size,
+            seed=config.seed if shuffle else None,
+            rank=trainer.global_rank,
+            world=trainer.world_size,
+            epoch=self.first_epoch,
+        )
+        workers = config.num_workers
+        if workers is None:
+            workers = 0 if data.cached else min(4, max(1, (os.cpu_count() or 1) // 2))
+        return make_loader(
+            data, sampler, num_workers=workers, pin_memory=self.device.type == "cuda"
+        )
+
+    def train_dataloader(self) -> Any:
+        """Shuffled by (seed, epoch)."""
+        return self._loader(self.train_data, shuffle=True)
+
+    def val_dataloader(self) -> Any:
+        """In the order of the ids."""
+        return self._loader(self.valid_data, shuffle=False)
+
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps."""
+        per_rank = self.config.batch_size * self.trainer.world_size
+        batches = -(-len(self.train_data) // per_rank)
+        return -(-batches // self.config.accumulate)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW; the rate changes with every step."""
+        config = self.config
+        total = config.epochs * self.steps_per_epoch()
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=config.lr, weight_decay=config.weight_decay
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate(config.scheduler, step, total)
+        )
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+    # -- steps -----------------------------------------------------------------------------
+
+    def on_train_epoch_start(self) -> None:
+        """Random numbers depend on (seed, epoch, rank) alone, so that resuming changes none."""
+        rank = self.trainer.global_rank
+        torch.manual_seed(epoch_seed(self.config.seed + 1, self.current_epoch, rank=rank))
+        self._loss_sum = torch.zeros((), dtype=torch.float64)
+        self._batches = 0
+        self._pending = []
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Mean relative error of a batch."""
+        x, y, weights = batch
+        errors = self.loss.per_sample(self.physical(x), y)
+        loss = (errors * weights).sum() / weights.sum().clamp_min(1.0)
+        self._pending.append((self._batches, loss.detach()))
+        self._batches += 1
+        # asking a GPU for a number makes it wait
+        if self.device.type == "cpu" or len(self._pending) >= 32:
+            self.flush()
+        return loss
+
+    def flush(self) -> None:
+        """Look at the losses not looked at yet.
+
+        Raises
+        ------
+        TrainingDiverged
+            One is not finite.
+        """
+        if not self._pending:
+            return
+        losses = torch.stack([v for _, v in self._pending]).double().cpu()
+        bad = torch.nonzero(~torch.isfinite(losses))
+        if len(bad):
+            batch = self._pending[int(bad[0])][0]
+            raise TrainingDiverged(self._diverged(float(losses[int(bad[0])]), batch))
+        self._loss_sum += losses.sum()
+        self._pending = []
+        if self.watch is not None:
+            self.watch(self._batches, float(losses[-1]))
+
+    def _diverged(self, loss: float, batch: int) -> str:
+        step = self.current_epoch * self.steps_per_epoch() + batch // self.config.accumulate + 1
+        return f"the loss is {loss} at step {step} (epoch {self.current_epoch + 1})"
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the sums anew."""
+        self._valid_sum = None
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor]) -> None:
+        """Add the errors of a batch."""
+        x, y, weights = batch
+        prediction = self.physical(x)
+        rel_l2 = self.rel_l2.per_sample(prediction, y)
+        rel_h1 = self.rel_h1.per_sample(prediction, y)
+        loss = rel_h1 if self.config.loss == "h1" else rel_l2
+        values = torch.stack([loss, rel_l2, rel_h1, torch.ones_like(loss)])
+        # filling is left out even where it is NaN
+        kept = torch.where(weights > 0, values, 0.0).sum(1).to(_sum_dtype(self.device))
+        self._valid_sum = kept if self._valid_sum is None else self._valid_sum + kept
+
+    def on_validation_epoch_end(self) -> None:
+        """Means over the split."""
+        total = self._valid_sum
+        if total is None:
+            total = torch.zeros(4, dtype=_sum_dtype(self.device), device=self.device)
+        total = self.trainer.strategy.reduce(total, reduce_op="sum")
+        self.valid_means = (total[:3] / total[3]).tolist()
+
+    def epoch_loss(self) -> float:
+        """Mean of the training loss over the epoch's batches and the processes."""
+        total = torch.stack([self._loss_sum, torch.tensor(float(self._batches))])
+        total = total.to(_sum_dtype(self.device)).to(self.device)
+        total = self.trainer.strategy.reduce(total, reduce_op="sum")
+        return float(total[0] / total[1])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep tensors alone: some models put other things into their state."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if isinstance(v, Tensor)}
+
+
+def _sum_dtype(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+class Recorder(pl.Callback):
+    """After each epoch: history, the best weights on valid, a checkpoint, early stop.
+
+    Parameters
+    ----------
+    out : Path
+    progress : callable, optional
+        Called as ``progress(steps done, steps in all, note)``.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        *,
+        patience: int | None = None,
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> None:
+        self.out, self.patience, self.progress = out, patience, progress
+        self.books = Books([])
+        self._start = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers."""
+        return dict(vars(self.books))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.books = Books(**state_dict)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock; stop at once if the training had stopped early."""
+        module = _own(pl_module)
+        self._start = time.monotonic() - self.books.seconds
+        if self.patience is not None and self.books.wait >= self.patience:
+            trainer.should_stop = True
+        total = module.config.epochs * module.steps_per_epoch()
+
+        def watch(batches: int, loss: float) -> None:
+            if self.progress is not None and trainer.is_global_zero:
+                done = trainer.current_epoch * module.steps_per_epoch()
+                done += -(-batches // module.config.accumulate)
+                self.progress(done, total, self._note(trainer.current_epoch, module, loss))
+
+        module.watch = watch
+
+    def _note(self, epoch: int, module: FitModule, loss: float) -> str:
+        parts = [f"epoch {epoch + 1}/{module.config.epochs}", f"loss {loss:.3g}"]
+        if self.books.rows:
+            parts.append(f"valid rel L2 {100 * self.books.rows[-1]['valid_rel_l2']:.3g} %")
+        return ", ".join(parts)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write everything of the epoch, the checkpoint last."""
+        module = _own(pl_module)
+        module.flush()
+        books, epoch = self.books, trainer.current_epoch
+        valid_loss, rel_l2, rel_h1 = module.valid_means
+        train_loss = module.epoch_loss()
+        if not math.isfinite(valid_loss + rel_l2 + rel_h1):
+            raise TrainingDiverged(
+                f"the error on valid is {valid_loss} after step {trainer.global_step} "
+                f"(epoch {epoch + 1})"
+            )
+        books.seconds = time.monotonic() - self._start
+        optimizer = trainer.optimizers[0]
+        values = (
+            epoch + 1, trainer.global_step, train_loss, valid_loss, rel_l2, rel_h1,
+            optimizer.param_groups[0]["lr"], books.seconds,
+        )  # fmt: skip
+        row = dict(zip(HISTORY, values, strict=True))
+        books.rows.append(row)
+        books.wait += 1
+        better = rel_l2 < books.best
+        if better:
+            books.best, books.best_epoch, books.wait = rel_l2, epoch, 0
+        if trainer.is_global_zero:
+            if better:
+                save_weights(self.out / "model.safetensors", module.physical.model)
+            text = history_text(books.rows)
+            replace_file(self.out / "history.csv", lambda p: p.write_text(text, encoding="utf-8"))
+        for logger in trainer.loggers:
+            logger.log_metrics({k: v for k, v in row.items() if k != "step"}, step=epoch)
+        if self.patience is not None and books.wait >= self.patience:
+            trainer.should_stop = True
+        self._checkpoint(trainer)
+
+    def _checkpoint(self, trainer: pl.Trainer) -> None:
+        path = self.out / "checkpoints" / "last.ckpt"
+        temporary = path.with_name(".last.ckpt.tmp")
+        trainer.save_checkpoint(temporary)  # all processes take part
+        if trainer.is_global_zero:
+            with temporary.open("rb") as f:
+                os.fsync(f.fileno())
+            temporary.replace(path)
+
+
+def _own(module: pl.LightningModule) -> FitModule:
+    if not isinstance(module, FitModule):
+        raise TypeError(f"{type(module).__name__} is no FitModule")
+    return module
+
+
+def history_text(rows: list[dict[str, float]]) -> str:
+    """``history.csv``; numbers are written so that they come back bit by bit."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, HISTORY, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({**row, "seconds": f"{row['seconds']:.3f}"})
+    return out.getvalue()

@@ -1,0 +1,7 @@
+"""``opkit demo``."""
+
+from __future__ import annotations
+
+
+def demo() -> None:
+    """Wait for demo."""

@@ -1,0 +1,143 @@
+"""``opkit fit``: train a model on a dataset."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ._options import Config, Debug, Json, Set, Text, emit, option, shown, tell
+
+
+def fit(
+    data: Annotated[str | None, typer.Argument(metavar="DATA", help="Dataset.")] = None,
+    model: Annotated[
+        Text, option("-m", "--model", metavar="NAME", help="See opkit list models.")
+    ] = None,
+    out: Annotated[Text, option("-o", "--out", metavar="RUN", help="Directory to make.")] = None,
+    epochs: Annotated[Text, option("--epochs", metavar="N", help="(default 50)")] = None,
+    batch_size: Annotated[
+        Text, option("--batch-size", metavar="N", help="Of each process (default 8).")
+    ] = None,
+    lr: Annotated[
+        Text, option("--lr", metavar="X", help="Largest learning rate (default 1e-3).")
+    ] = None,
+    weight_decay: Annotated[
+        Text, option("--weight-decay", metavar="X", help="Of AdamW (default 1e-4).")
+    ] = None,
+    scheduler: Annotated[
+        Text,
+        option(
+            "--scheduler",
+            metavar="NAME",
+            help="onecycle, cosine or constant learning rate (default onecycle).",
+        ),
+    ] = None,
+    loss: Annotated[
+        Text, option("--loss", metavar="h1|l2", help="Relative error (default the task's).")
+    ] = None,
+    seed: Annotated[
+        Text, option("--seed", metavar="N", help="Of weights and shuffling (default 0).")
+    ] = None,
+    set_: Set = None,
+    patience: Annotated[
+        Text, option("--patience", metavar="N", help="Stop after N epochs without gain.")
+    ] = None,
+    resume: Annotated[bool, option("--resume", help="Go on from the last epoch.")] = False,
+    overwrite: Annotated[bool, option("--overwrite", help="Replace the run there.")] = False,
+    n_train: Annotated[
+        Text, option("--n-train", metavar="N", help="Train on the first N samples only.")
+    ] = None,
+    gradient_clip: Annotated[
+        Text, option("--gradient-clip", metavar="X", help="Largest norm of the gradient.")
+    ] = None,
+    accumulate: Annotated[
+        Text, option("--accumulate", metavar="N", help="Batches a step (default 1).")
+    ] = None,
+    accelerator: Annotated[
+        Text,
+        option("--accelerator", metavar="NAME", help="auto, cpu, gpu or mps (default auto)."),
+    ] = None,
+    devices: Annotated[
+        Text, option("--devices", metavar="N|auto", help="Number of devices (default 1).")
+    ] = None,
+    num_nodes: Annotated[
+        Text, option("--num-nodes", metavar="N", help="Machines (default 1).")
+    ] = None,
+    strategy: Annotated[
+        Text, option("--strategy", metavar="NAME", help="Lightning's (default auto).")
+    ] = None,
+    precision: Annotated[
+        Text,
+        option(
+            "--precision",
+            metavar="NAME",
+            help="32-true, 64-true, bf16-mixed or 16-mixed (default 32-true).",
+        ),
+    ] = None,
+    num_workers: Annotated[
+        Text, option("--num-workers", metavar="N", help="Reading processes (default by size).")
+    ] = None,
+    logger: Annotated[
+        Text,
+        option("--logger", metavar="NAME", help="csv, tensorboard or wandb (default csv)."),
+    ] = None,
+    config: Config = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train a model on a dataset; the best epoch on the validation split is kept."""
+    from opkit._functions import ALIASES, run_fit
+    from opkit.config import parse_set, resolve
+    from opkit.fit import FitConfig
+
+    given = {
+        "data": data,
+        "model": model,
+        "out": out,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "weight_decay": weight_decay,
+        "scheduler": scheduler,
+        "loss": loss,
+        "seed": seed,
+        "set": parse_set(set_ or ()) or None,
+        "patience": patience,
+        "resume": resume or None,
+        "overwrite": overwrite or None,
+        "n_train": n_train,
+        "gradient_clip": gradient_clip,
+        "accumulate": accumulate,
+        "accelerator": accelerator,
+        "devices": devices,
+        "num_nodes": num_nodes,
+        "strategy": strategy,
+        "precision": precision,
+        "num_workers": num_workers,
+        "logger": logger,
+    }
+    settings = resolve(FitConfig, given, config=config, what="opkit fit", aliases=ALIASES["fit"])
+    tell(
+        f"training {settings.model} on {settings.data}, {settings.epochs} epochs, in {settings.out}"
+    )
+    operator = run_fit(settings)
+    history = operator.history
+    best = min(history, key=lambda row: row["valid_rel_l2"])
+    if json:
+        emit(
+            {
+                "run": settings.out,
+                "model": settings.model,
+                "n_parameters": operator.n_parameters,
+                "epochs": len(history),
+                "best": best,
+                "seconds": history[-1]["seconds"],
+            }
+        )
+    else:
+        typer.echo(
+            f"{settings.out}: {operator.n_parameters:,} parameters, {len(history)} epochs; kept "
+            f"epoch {best['epoch']:.0f}, relative L2 error {best['valid_rel_l2']:.2%} on valid"
+        )
+    tell(f"next: opkit evaluate {shown(settings.out)} {shown(settings.data)}")

@@ -1,0 +1,7 @@
+"""``opkit predict``."""
+
+from __future__ import annotations
+
+
+def predict() -> None:
+    """Wait for predict."""

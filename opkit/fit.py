@@ -1,0 +1,539 @@
+"""`fit`: train a model on a dataset, by Lightning, into a run directory."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from solvers.names import check_name
+
+from .errors import UsageError
+
+if TYPE_CHECKING:
+    from pde_data.hdf5 import Dataset
+
+    from .operator import Operator
+
+__all__ = ["FitConfig", "TrainingDiverged", "fit"]
+
+#: Called as ``progress(steps done, steps in all, note)``.
+Progress = Callable[[int, int, str], None]
+#: Settings that may differ when a run is resumed.
+_FREE = ("data", "out", "resume", "overwrite", "num_workers", "logger", "patience", "accelerator")
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is not finite any more; the message names the step."""
+
+
+class FitConfig(BaseModel):
+    """Settings of `fit`.
+
+    Parameters
+    ----------
+    data : path
+        Dataset with the splits train and valid.
+    model : str
+        Name in the model registry.
+    out : path
+        Run directory to write.
+    epochs : int
+    batch_size : int
+        Of each process.
+    lr : float
+        Largest learning rate.
+    weight_decay : float
+        Of AdamW.
+    scheduler : {"onecycle", "cosine", "constant"}
+        Of the learning rate, changed with every step.
+    loss : {"h1", "l2"}, optional
+        Relative error in physical units; default the task's own, H1 for static fields.
+    seed : int
+        Of the initial weights and of the shuffling.
+    options : mapping
+        Options of the model, as ``--set`` gives them.
+    patience : int, optional
+        Stop after so many epochs without a lower error on valid.
+    resume : bool
+        Go on from the last finished epoch of `out`.
+    overwrite : bool
+        Remove the run that is in `out`.
+    n_train : int, optional
+        Train on the first samples only.
+    gradient_clip : float, optional
+        Largest norm of the gradient.
+    accumulate : int
+        Batches per step.
+    accelerator, devices, num_nodes, strategy, precision
+        As Lightning's `Trainer` takes them.
+    num_workers : int, optional
+        Processes that read data; default none if the data fits in memory.
+    logger : {"csv", "tensorboard", "wandb"}
+        ``history.csv`` is written always; the others beside it, if installed.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    data: str
+    model: str
+    out: str
+    epochs: int = Field(default=50, ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    lr: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    weight_decay: float = Field(default=1e-4, ge=0, allow_inf_nan=False)
+    scheduler: Literal["onecycle", "cosine", "constant"] = "onecycle"
+    loss: Literal["h1", "l2"] | None = None
+    seed: int = Field(default=0, ge=0)
+    options: dict[str, Any] = Field(default_factory=dict)
+    patience: int | None = Field(default=None, ge=1)
+    resume: bool = False
+    overwrite: bool = False
+    n_train: int | None = Field(default=None, ge=1)
+    gradient_clip: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    accumulate: int = Field(default=1, ge=1)
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    devices: int | Literal["auto"] = 1
+    num_nodes: int = Field(default=1, ge=1)
+    strategy: str = "auto"
+    precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"] = "32-true"
+    num_workers: int | None = Field(default=None, ge=0)
+    logger: Literal["csv", "tensorboard", "wandb"] = "csv"
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _one_dataset(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            if len(value) != 1:
+                raise ValueError(f"data: need one dataset, got {len(value)}")
+            value = value[0]
+        return str(value) if isinstance(value, os.PathLike) else value
+
+    @field_validator("out", mode="before")
+    @classmethod
+    def _path(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, os.PathLike) else value
+
+    @field_validator("devices")
+    @classmethod
+    def _some_device(cls, value: Any) -> Any:
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"devices={value}: need 'auto' or an integer >= 1")
+        return value
+
+
+def fit(config: FitConfig, *, progress: Progress | None = None) -> Operator:
+    """Train a model and leave a run directory.
+
+    The normalizer is fitted on train alone; the weights kept are those of the epoch with the
+    lowest mean relative L2 error on valid; test is never looked at. The same configuration gives
+    the same weights bit by bit on the CPU, in one go or resumed.
+
+    Parameters
+    ----------
+    config : FitConfig
+    progress : callable, optional
+        Called as ``progress(steps done, steps in all, note)``.
+
+    Returns
+    -------
+    Operator
+        With the best weights, as `opkit.load` gives it.
+
+    Raises
+    ------
+    UsageError
+        Unknown names, a model that does not fit the data, a missing split.
+    FileExistsError
+        `out` exists, and neither `resume` nor `overwrite` is set.
+    DatasetError
+        From reading the data.
+    TrainingDiverged
+        The loss is not finite: the last good checkpoint is kept.
+    KeyboardInterrupt
+        After Ctrl-C; all finished epochs are kept.
+    """
+    import torch
+
+    from models import build_model, get_model
+    from pde_data.hdf5 import open_dataset
+
+    from .operator import PhysicalModel, load
+    from .tasks import get_task
+
+    entry = get_model(config.model)
+    task_class = get_task(entry.task)
+    out = Path(config.out)
+    follower = _is_follower()
+    if not follower:
+        _check_out(out, config)
+    dataset = open_dataset(config.data)
+    for name in ("train", "valid"):
+        if name not in dataset or not len(dataset[name]):
+            have = ", ".join(f"{s} {len(dataset[s])}" for s in dataset.splits)
+            raise UsageError(f"{config.data} has no samples in split {name!r}. It has: {have}.")
+    task = task_class.from_schema(dataset.schema)
+    config = config.model_copy(update={"loss": config.loss or task.default_loss})
+    check_name("loss", str(config.loss), task.losses)
+
+    devices = list(range(torch.cuda.device_count()))
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(config.seed)
+        model, options = build_model(config.model, task.spec(), config.options)
+        config = config.model_copy(update={"options": options})
+        _try(model, task, config)
+        normalizer = task.fit_normalizer(dataset["train"], limit=config.n_train)
+        physical = PhysicalModel(model, normalizer, task.grid.dim)
+        if not follower:
+            _prepare(out, config, dataset, task, normalizer, model)
+        checkpoint = out / "checkpoints" / "last.ckpt"
+        resume_from = checkpoint if config.resume and checkpoint.is_file() else None
+        _train(physical, task, normalizer, dataset, config, resume_from, progress)
+    return load(out)
+
+
+# -- before --------------------------------------------------------------------------------------
+
+
+def _is_follower() -> bool:
+    """Whether this process was started beside another that writes the directory."""
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        if name in os.environ:
+            return os.environ[name] != "0"
+    return False
+
+
+def _check_out(out: Path, config: FitConfig) -> None:
+    if config.resume and config.overwrite:
+        raise UsageError("resume and overwrite exclude each other")
+    if not out.exists():
+        if config.resume:
+            raise UsageError(f"{out}: no run to resume there")
+        return
+    if not out.is_dir():
+        raise FileExistsError(f"{out} exists and is no directory")
+    if not any(out.iterdir()):
+        return
+    is_run = (out / "operator.json").is_file() and (out / "config.yaml").is_file()
+    if config.resume or config.overwrite:
+        if not is_run:
+            raise UsageError(
+                f"{out} is not empty and no run of opkit fit; choose another directory"
+            )
+        return
+    hint = "; use --resume to go on or --overwrite to start anew" if is_run else ""
+    raise FileExistsError(f"{out} exists already{hint}")
+
+
+def _try(model: Any, task: Any, config: FitConfig) -> None:
+    """Apply the model once, so that what does not fit shows before anything is written."""
+    import torch
+
+    shape = task.grid.shape
+    was_training = model.training
+    with torch.no_grad():
+        model.eval()
+        y = model(torch.zeros(1, task.in_channels, *shape))
+        model.train(was_training)
+    expected = (1, task.out_channels, *shape)
+    if tuple(y.shape) != expected:
+        raise UsageError(
+            f"model {config.model!r} returns shape {tuple(y.shape)} for this dataset, expected "
+            f"{expected}"
+        )
+
+
+def _prepare(
+    out: Path, config: FitConfig, dataset: Dataset, task: Any, normalizer: Any, model: Any
+) -> None:
+    """Write what does not change during the training, or check that it has not changed."""
+    import yaml
+
+    from .checkpoint import replace_file, save_arrays, save_json
+    from .operator import count_parameters
+
+    description = describe(config, dataset, task, count_parameters(model))
+    if config.resume:
+        _check_same(out, config, description)
+        return
+    if out.exists() and config.overwrite:
+        shutil.rmtree(out)
+    stated = config.model_dump(mode="json", exclude={"resume", "overwrite"})
+    text = yaml.safe_dump(stated, sort_keys=False)
+    marks = sample_marks(dataset, config.n_train)
+    try:
+        (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+        replace_file(out / "config.yaml", lambda p: p.write_text(text, encoding="utf-8"))
+        save_json(out / "normalizer.json", normalizer.as_dict())
+        save_arrays(out / "train_samples.npz", marks)
+        save_json(out / "operator.json", description)
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        raise
+
+
+def describe(config: FitConfig, dataset: Dataset, task: Any, n_parameters: int) -> dict[str, Any]:
+    """Content of ``operator.json``."""
+    from importlib.metadata import version
+
+    from .operator import FORMAT, FORMAT_VERSION
+
+    names = ("opkit", "torch", "lightning", "neuraloperator", "numpy")
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "model": config.model,
+        "options": config.options,
+        "task": task.name,
+        "fields": task.as_dict(),
+        "in_channels": task.in_channels,
+        "out_channels": task.out_channels,
+        "n_parameters": n_parameters,
+        "dtype": "float64" if config.precision.startswith("64") else "float32",
+        "loss": config.loss,
+        "data": {
+            "name": Path(config.data).resolve().name,
+            "problem": dataset.schema.problem,
+            "content_digest": dataset.content_digest,
+            "resolution": list(dataset.schema.grid.shape),
+            "n_train": min(config.n_train or 10**18, len(dataset["train"])),
+            "n_valid": len(dataset["valid"]),
+            "config": dataset.config,
+            "generate_seconds": generate_seconds(dataset, config.n_train),
+        },
+        "software": {n: version(n) for n in names},
+    }
+
+
+def generate_seconds(dataset: Dataset, n_train: int | None = None) -> float | None:
+    """Seconds the solver took for what was trained on and selected by; None if not stored."""
+    import numpy as np
+
+    from pde_data.hdf5 import DatasetError
+
+    try:
+        parts = [
+            dataset["train"].quality("wall_time")[:n_train],
+            dataset["valid"].quality("wall_time"),
+        ]
+    except DatasetError:
+        return None
+    total = float(sum(p.sum() for p in parts))
+    return total if np.isfinite(total) else None
+
+
+def sample_marks(dataset: Dataset, n_train: int | None) -> dict[str, Any]:
+    """Digests of the inputs and seeds of the training samples: to see leaks later."""
+    from pde_data.hdf5 import DatasetError
+
+    out = {}
+    for name, dtype in (("input_digest", "S32"), ("seed", "<u8")):
+        try:
+            out[name] = dataset["train"].quality(name)[:n_train].astype(dtype)
+        except DatasetError:
+            continue
+    return out
+
+
+def _check_same(out: Path, config: FitConfig, description: Mapping[str, Any]) -> None:
+    """Raise unless `config` is that of the run to resume."""
+    import yaml
+
+    from .operator import read_description
+
+    old_description = read_description(out)
+    path = out / "config.yaml"
+    try:
+        old = yaml.safe_load(path.read_text(encoding="utf-8"))
+        old_config = FitConfig(**old)
+    except (OSError, yaml.YAMLError, TypeError, ValueError) as e:
+        raise UsageError(f"{path} is damaged: {' '.join(str(e).split())}") from None
+    changes = []
+    for name in FitConfig.model_fields:
+        a, b = getattr(old_config, name), getattr(config, name)
+        longer = name == "epochs" and config.scheduler == "constant" and b >= a
+        if name not in _FREE and a != b and not longer:
+            changes.append(f"{name} {a} -> {b}")
+    if old_description["data"]["content_digest"] != description["data"]["content_digest"]:
+        changes.append("the content of the dataset")
+    if changes:
+        raise UsageError(
+            f"{out} was trained with other settings, so it cannot be resumed: {', '.join(changes)}"
+        )
+
+
+# -- training ------------------------------------------------------------------------------------
+
+
+def _train(
+    physical: Any,
+    task: Any,
+    normalizer: Any,
+    dataset: Dataset,
+    config: FitConfig,
+    resume_from: Path | None,
+    progress: Progress | None,
+) -> None:
+    import torch
+
+    from .data import SplitData
+
+    with _quiet():
+        import lightning.pytorch as pl
+
+        from ._lightning import FitModule, Recorder
+
+    dtype = torch.float64 if config.precision.startswith("64") else torch.float32
+    first_epoch = 0 if resume_from is None else finished_epochs(resume_from)
+    module = FitModule(
+        physical,
+        loss=task.error(config.loss, normalizer=normalizer),
+        rel_l2=task.error("l2", normalizer=normalizer),
+        rel_h1=task.error("h1", normalizer=normalizer),
+        train=SplitData(dataset["train"], task, dtype=dtype, limit=config.n_train),
+        valid=SplitData(dataset["valid"], task, dtype=dtype),
+        config=config,
+        first_epoch=first_epoch,
+    )
+    out = Path(config.out)
+    if first_epoch >= config.epochs:
+        return
+    recorder = Recorder(out, patience=config.patience, progress=progress)
+    with _quiet(), _signals():
+        try:
+            trainer = pl.Trainer(
+                accelerator=config.accelerator,
+                devices=config.devices,
+                num_nodes=config.num_nodes,
+                strategy=config.strategy,
+                precision=config.precision,
+                max_epochs=config.epochs,
+                gradient_clip_val=config.gradient_clip,
+                accumulate_grad_batches=config.accumulate,
+                callbacks=[recorder],
+                logger=_loggers(config),
+                default_root_dir=out,
+                num_sanity_val_steps=0,
+                use_distributed_sampler=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+        except (ValueError, RuntimeError, TypeError) as e:
+            given = {
+                k: getattr(config, k) for k in ("accelerator", "devices", "strategy", "precision")
+            }
+            stated = ", ".join(f"{k}={v}" for k, v in given.items())
+            raise UsageError(f"{stated}: {' '.join(str(e).split())}") from e
+        interrupted = False
+        try:
+            trainer.fit(module, ckpt_path=resume_from, weights_only=True)
+        except SystemExit:  # what Lightning makes of Ctrl-C
+            interrupted = trainer.interrupted
+            if not interrupted:
+                raise
+        except TrainingDiverged as e:
+            raise TrainingDiverged(f"{e}; {_what_is_left(out, config)}") from None
+    if interrupted:
+        done = len(recorder.books.rows)
+        raise KeyboardInterrupt(f"{done} finished epochs are kept in {out}; go on with --resume")
+
+
+def finished_epochs(checkpoint: Path) -> int:
+    """Count the epochs that a checkpoint holds.
+
+    Raises
+    ------
+    UsageError
+        Damaged.
+    """
+    import pickle
+
+    import torch
+
+    try:
+        return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"]) + 1
+    except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as e:
+        first = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise UsageError(
+            f"{checkpoint} is damaged ({first}); start anew with --overwrite"
+        ) from None
+
+
+def _what_is_left(out: Path, config: FitConfig) -> str:
+    advice = f"try a smaller --lr (now {config.lr:g})"
+    if config.gradient_clip is None:
+        advice += " or --gradient-clip 1"
+    if (out / "checkpoints" / "last.ckpt").is_file():
+        return f"the last good epoch is kept in {out}; {advice}"
+    shutil.rmtree(out, ignore_errors=True)
+    return f"no epoch was finished, {out} is removed; {advice}"
+
+
+def _loggers(config: FitConfig) -> Any:
+    if config.logger == "csv":
+        return False
+    from lightning.pytorch import loggers
+
+    try:
+        if config.logger == "tensorboard":
+            return loggers.TensorBoardLogger(config.out, name="logs", version="")
+        return loggers.WandbLogger(save_dir=config.out, project="opkit", name=Path(config.out).name)
+    except ModuleNotFoundError:
+        package = {"tensorboard": "tensorboard", "wandb": "wandb"}[config.logger]
+        raise UsageError(
+            f"logger={config.logger!r} needs a package that is not installed: pip install {package}"
+        ) from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning from talking; its warnings about what was decided here on purpose too."""
+    names = ("lightning", "lightning.pytorch", "lightning.fabric", "lightning_utilities")
+    loggers = [logging.getLogger(n) for n in names]
+    loggers += [
+        logging.getLogger(n) for n in list(logging.root.manager.loggerDict)
+        if n.startswith("lightning.")
+    ]  # fmt: skip
+    levels = [(log, log.level) for log in loggers]
+    for log in loggers:
+        log.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for text in (
+                r".*does not have many workers.*",
+                r".*Consider setting `persistent_workers=True`.*",
+                r".*is smaller than the logging interval.*",
+                r".*use of fork\(\) may lead to deadlocks.*",
+                r".*GPU available but not used.*",
+                r".*MPS available but not used.*",
+                r".*Trying to infer the `batch_size`.*",
+                r".*LeafSpec.*is deprecated.*",  # Lightning 2.6 on newer torch
+            ):
+                warnings.filterwarnings("ignore", message=text)
+            yield
+    finally:
+        for log, level in levels:
+            log.setLevel(level)
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Give back the handler of Ctrl-C, which Lightning switches off after the first."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
