@@ -193,11 +193,16 @@ def fit(config: FitConfig, *, progress: Progress | None = None) -> Operator:
         _try(model, task, config)
         normalizer = task.fit_normalizer(dataset["train"], limit=config.n_train)
         physical = PhysicalModel(model, normalizer, task.grid.dim)
-        if not follower:
-            _prepare(out, config, dataset, task, normalizer, model)
         checkpoint = out / "checkpoints" / "last.ckpt"
         resume_from = checkpoint if config.resume and checkpoint.is_file() else None
-        _train(physical, task, normalizer, dataset, config, resume_from, progress)
+        first_epoch = 0 if resume_from is None else finished_epochs(resume_from)
+        with _quiet(), _signals():
+            trainer = _trainer(config, progress)
+            if not follower:
+                _prepare(out, config, dataset, task, normalizer, model)
+            if first_epoch < config.epochs:
+                module = _module(physical, task, normalizer, dataset, config, first_epoch)
+                _train(trainer, module, config, resume_from)
     return load(out)
 
 
@@ -374,27 +379,49 @@ def _check_same(out: Path, config: FitConfig, description: Mapping[str, Any]) ->
 # -- training ------------------------------------------------------------------------------------
 
 
-def _train(
-    physical: Any,
-    task: Any,
-    normalizer: Any,
-    dataset: Dataset,
-    config: FitConfig,
-    resume_from: Path | None,
-    progress: Progress | None,
-) -> None:
+def _trainer(config: FitConfig, progress: Progress | None) -> Any:
+    """Lightning's trainer, which says nothing and writes nothing of its own."""
+    import lightning.pytorch as pl
+
+    from ._lightning import Recorder
+
+    try:
+        return pl.Trainer(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            num_nodes=config.num_nodes,
+            strategy=config.strategy,
+            precision=config.precision,
+            max_epochs=config.epochs,
+            gradient_clip_val=config.gradient_clip,
+            accumulate_grad_batches=config.accumulate,
+            callbacks=[Recorder(Path(config.out), patience=config.patience, progress=progress)],
+            logger=_loggers(config),
+            default_root_dir=config.out,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except UsageError:
+        raise
+    except (ValueError, RuntimeError, TypeError) as e:
+        names = ("accelerator", "devices", "num_nodes", "strategy", "precision")
+        stated = ", ".join(f"{k}={getattr(config, k)}" for k in names)
+        raise UsageError(f"{stated}: {' '.join(str(e).split())}") from e
+
+
+def _module(
+    physical: Any, task: Any, normalizer: Any, dataset: Dataset, config: FitConfig, epoch: int
+) -> Any:
     import torch
 
+    from ._lightning import FitModule
     from .data import SplitData
 
-    with _quiet():
-        import lightning.pytorch as pl
-
-        from ._lightning import FitModule, Recorder
-
     dtype = torch.float64 if config.precision.startswith("64") else torch.float32
-    first_epoch = 0 if resume_from is None else finished_epochs(resume_from)
-    module = FitModule(
+    return FitModule(
         physical,
         loss=task.error(config.loss, normalizer=normalizer),
         rel_l2=task.error("l2", normalizer=normalizer),
@@ -402,50 +429,22 @@ def _train(
         train=SplitData(dataset["train"], task, dtype=dtype, limit=config.n_train),
         valid=SplitData(dataset["valid"], task, dtype=dtype),
         config=config,
-        first_epoch=first_epoch,
+        first_epoch=epoch,
     )
-    out = Path(config.out)
-    if first_epoch >= config.epochs:
+
+
+def _train(trainer: Any, module: Any, config: FitConfig, resume_from: Path | None) -> None:
+    try:
+        trainer.fit(module, ckpt_path=resume_from, weights_only=True)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        if not trainer.interrupted:
+            raise
+    except TrainingDiverged as e:
+        raise TrainingDiverged(f"{e}; {_what_is_left(Path(config.out), config)}") from None
+    else:
         return
-    recorder = Recorder(out, patience=config.patience, progress=progress)
-    with _quiet(), _signals():
-        try:
-            trainer = pl.Trainer(
-                accelerator=config.accelerator,
-                devices=config.devices,
-                num_nodes=config.num_nodes,
-                strategy=config.strategy,
-                precision=config.precision,
-                max_epochs=config.epochs,
-                gradient_clip_val=config.gradient_clip,
-                accumulate_grad_batches=config.accumulate,
-                callbacks=[recorder],
-                logger=_loggers(config),
-                default_root_dir=out,
-                num_sanity_val_steps=0,
-                use_distributed_sampler=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-            )
-        except (ValueError, RuntimeError, TypeError) as e:
-            given = {
-                k: getattr(config, k) for k in ("accelerator", "devices", "strategy", "precision")
-            }
-            stated = ", ".join(f"{k}={v}" for k, v in given.items())
-            raise UsageError(f"{stated}: {' '.join(str(e).split())}") from e
-        interrupted = False
-        try:
-            trainer.fit(module, ckpt_path=resume_from, weights_only=True)
-        except SystemExit:  # what Lightning makes of Ctrl-C
-            interrupted = trainer.interrupted
-            if not interrupted:
-                raise
-        except TrainingDiverged as e:
-            raise TrainingDiverged(f"{e}; {_what_is_left(out, config)}") from None
-    if interrupted:
-        done = len(recorder.books.rows)
-        raise KeyboardInterrupt(f"{done} finished epochs are kept in {out}; go on with --resume")
+    done = len(trainer.callbacks[0].books.rows)
+    raise KeyboardInterrupt(f"{done} finished epochs are kept in {config.out}; go on with --resume")
 
 
 def finished_epochs(checkpoint: Path) -> int:

@@ -224,6 +224,7 @@ def plot_history(history: Mapping[str, Sequence[float]], *, ax: Axes | None = No
             ms=6,
             label=f"kept: epoch {epochs[best]:g}",
         )
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(yscale="log", xlabel="epoch", ylabel="relative error, loss [dimensionless]")
     ax.grid(alpha=0.3, which="both", lw=0.5)
     ax.legend(frameon=False, fontsize="small")

@@ -151,7 +151,7 @@ h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
 p { margin: .5rem 0; max-width: 72ch; }
 .dim { color: var(--dim); }
 .warn { color: var(--warn); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr));
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr));
   gap: .7rem; margin: 1.2rem 0; }
 .tile { background: var(--card); border-radius: 8px; padding: .7rem .9rem; }
 .tile b { display: block; font-size: 1.35rem; font-weight: 650; line-height: 1.3; }
@@ -235,10 +235,10 @@ def _equation(latex: str) -> str:
     from matplotlib.figure import Figure
 
     buffer = io.BytesIO()
-    figure = Figure()
-    figure.text(0, 0, f"${latex.strip().strip('$')}$", fontsize=15)
     try:
         with mpl.rc_context({"svg.hashsalt": "opkit", "mathtext.fontset": "cm"}):
+            figure = Figure()
+            figure.text(0, 0, f"${latex.strip().strip('$')}$", fontsize=17)
             figure.savefig(
                 buffer, format="svg", bbox_inches="tight", pad_inches=0.04, transparent=True,
                 metadata={"Date": None},
@@ -351,7 +351,7 @@ def _data_section(facts: Mapping[str, Any]) -> str:
             ("outputs", describe(info["outputs"])),
             ("boundary conditions", walls),
             ("scalars", scalars),
-            ("parameters", ", ".join(f"{k} = {v}" for k, v in parameters.items())),
+            ("parameters", ", ".join(f"{k} = {v}" for k, v in parameters.items() if v is not None)),
             ("solver", f"{made['solver']}, relative tolerance {made['solver_tolerance']}"),
             ("discretization", made["discretization"]),
             ("seed", made["seed"]),
@@ -431,6 +431,14 @@ def _training_section(facts: Mapping[str, Any]) -> str:
     )
 
 
+#: What the training knows of a split.
+_SEEN = {
+    "train": " that the model was trained on",
+    "valid": " that chose the epoch",
+    "test": " that the training never saw",
+}
+
+
 def _evaluation_section(facts: Mapping[str, Any], split: str) -> str:
     from .plots import plot_error_histogram, plot_sample, plot_spectrum
 
@@ -439,8 +447,8 @@ def _evaluation_section(facts: Mapping[str, Any], split: str) -> str:
     resolution = metrics["data"]["resolution"]
     parts = [
         f'<h2 id="{_e(split)}">Errors on {_e(split)}</h2>',
-        f'<p class="dim">{metrics["n_samples"]} samples the training never saw, resolution '
-        f"{_size(resolution)}.</p>" if split != "train" else "",
+        f'<p class="dim">{metrics["n_samples"]} samples{_SEEN.get(split, "")}, resolution '
+        f"{_size(resolution)}.</p>",
         _metrics_table(metrics),
         _worse_than_data(facts, split),
     ]  # fmt: skip

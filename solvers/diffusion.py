@@ -10,7 +10,7 @@ import numpy as np
 from .finite_volume import BoundaryValues, discretize
 from .grids import Grid, normalize_boundary
 from .names import check_name
-from .result import SolverDidNotConverge, SolveResult
+from .result import SolveResult
 
 __all__ = ["SOLVERS", "choose_solver", "solve_diffusion"]
 
@@ -134,7 +134,7 @@ def solve_diffusion(
     seconds = time.perf_counter() - start
     residual = system.residual(u)
     if not residual <= rtol:
-        raise SolverDidNotConverge(name, iterations=iterations, residual=residual, rtol=rtol)
+        raise system.failure(name, u, iterations=iterations, rtol=rtol)
     return SolveResult(
         x=system.embed(u), residual=residual, residuals=residuals, iterations=iterations,
         solver=name, seconds=seconds, info={"average": average},

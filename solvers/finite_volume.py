@@ -25,6 +25,7 @@ import numpy as np
 
 from .grids import Boundary, Grid, normalize_boundary
 from .names import check_name
+from .result import SolverDidNotConverge
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -121,6 +122,27 @@ class FiniteVolumeSystem:
         norm = float(np.linalg.norm(self.rhs))
         r = float(np.linalg.norm(self.rhs - self.apply(u)))
         return r / norm if norm > 0 else r
+
+    def failure(
+        self, solver: str, u: np.ndarray, *, iterations: int, rtol: float
+    ) -> SolverDidNotConverge:
+        """Return the exception for an iterate `u`; it says so when rounding is the reason."""
+        size = np.zeros_like(u) if self.reaction is None else self.reaction.copy()
+        for k, c in enumerate(self.conductance):
+            c, s = np.moveaxis(c, k, 0), np.moveaxis(size, k, 0)  # views
+            s += c[:-1] + c[1:]
+        eps, norm = np.finfo(np.float64).eps, float(np.linalg.norm(self.rhs))
+        floor = eps * float(np.linalg.norm(size * u)) / norm if norm > 0 else 0.0
+        residual = self.residual(u)
+        note = ""
+        if residual < 100 * floor:
+            note = (
+                f"float64 rounding allows about {floor:.0e} here: the coefficient varies too "
+                "much for this tolerance and mesh"
+            )
+        return SolverDidNotConverge(
+            solver, iterations=iterations, residual=residual, rtol=rtol, note=note
+        )
 
     def embed(self, u: np.ndarray) -> np.ndarray:
         """Solution on the whole grid; of zero mean if the system is singular."""

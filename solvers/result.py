@@ -58,22 +58,30 @@ class SolverDidNotConverge(RuntimeError):
         Relative residual reached.
     rtol : float
         Relative residual asked for.
+    note : str
+        Why, if known, and what to do.
     """
 
-    def __init__(self, solver: str, *, iterations: int, residual: float, rtol: float) -> None:
+    def __init__(
+        self, solver: str, *, iterations: int, residual: float, rtol: float, note: str = ""
+    ) -> None:
         self.solver, self.iterations = solver, int(iterations)
-        self.residual, self.rtol = float(residual), float(rtol)
+        self.residual, self.rtol, self.note = float(residual), float(rtol), note
         super().__init__(
             f"{solver} did not converge: residual {self.residual:.2e} after "
-            f"{self.iterations} iterations, asked for {self.rtol:.1e}"
+            f"{self.iterations} iterations, asked for {self.rtol:.1e}" + (note and f"; {note}")
         )
 
     def __reduce__(self) -> tuple[Any, ...]:  # worker processes send it back
-        return _rebuild, (self.solver, self.iterations, self.residual, self.rtol)
+        return _rebuild, (self.solver, self.iterations, self.residual, self.rtol, self.note)
 
 
-def _rebuild(solver: str, iterations: int, residual: float, rtol: float) -> SolverDidNotConverge:
-    return SolverDidNotConverge(solver, iterations=iterations, residual=residual, rtol=rtol)
+def _rebuild(
+    solver: str, iterations: int, residual: float, rtol: float, note: str
+) -> SolverDidNotConverge:
+    return SolverDidNotConverge(
+        solver, iterations=iterations, residual=residual, rtol=rtol, note=note
+    )
 
 
 class SolverUnavailable(ImportError):

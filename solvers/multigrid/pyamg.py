@@ -8,7 +8,6 @@ import numpy as np
 
 from ..finite_volume import FiniteVolumeSystem
 from ..names import check_name
-from ..result import SolverDidNotConverge
 
 __all__ = ["solve_pyamg"]
 
@@ -70,7 +69,6 @@ def solve_pyamg(
         true = float(np.linalg.norm(b - A @ u)) / norm
         residuals += [h / norm for h in history[1:-1]] + [true]
     u = u.reshape(system.rhs.shape)
-    residual = system.residual(u)
-    if not residual <= rtol:
-        raise SolverDidNotConverge(name, iterations=iterations, residual=residual, rtol=rtol)
+    if not system.residual(u) <= rtol:
+        raise system.failure(name, u, iterations=iterations, rtol=rtol)
     return u, np.array(residuals), iterations, name

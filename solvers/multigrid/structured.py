@@ -25,7 +25,6 @@ from pathlib import Path
 import numpy as np
 
 from ..finite_volume import FiniteVolumeSystem
-from ..result import SolverDidNotConverge
 from ._boxmg_cycle import cg, pack, unpack
 from ._boxmg_setup import N_FIELDS, N_SPLIT, conductances, setup
 
@@ -134,9 +133,8 @@ def solve_structured(
         history = np.concatenate([history[:-1], new])
         if history[-1] <= rtol or len(history) > maxiter or len(new) == 1:
             break
+    u = unpack(x, *shape, split) * (norm * scale)
     iterations = len(history) - 1
     if not history[-1] <= rtol:
-        raise SolverDidNotConverge(
-            NAME, iterations=iterations, residual=float(history[-1]), rtol=rtol
-        )
-    return unpack(x, *shape, split) * (norm * scale), history, iterations, NAME
+        raise system.failure(NAME, u, iterations=iterations, rtol=rtol)
+    return u, history, iterations, NAME

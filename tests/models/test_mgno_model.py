@@ -109,9 +109,9 @@ def test_unknown_presets():
 
 
 @pytest.mark.parametrize("value", [0.0, -0.73])
-@pytest.mark.parametrize("rule", ["free", "solution"])
+@pytest.mark.parametrize("rule", ["free", "free_input", "solution"])
 def test_dirichlet_walls_are_exact(value, rule):
-    model = MgNO(2, 1, 6, 2, levels=3, boundary_value=value, input_rule=rule)
+    model = MgNO(2, 1, 6, 2, levels=3, boundary_value=value, continuation=rule)
     u = model(torch.randn(3, 2, 17, 33))
     wall = torch.ones(17, 33, dtype=torch.bool)
     wall[1:-1, 1:-1] = False
@@ -140,30 +140,47 @@ def test_boundary_values_as_a_field():
     assert torch.equal(v[..., -1], g[..., -1].expand(2, -1, -1))
 
 
-def test_input_rules():
-    """Wall values of the input count under "free" and do not under "solution"."""
-    for rule, counts in (("free", True), ("solution", False)):
-        model = MgNO(1, 1, 6, 1, levels=3, input_rule=rule).double()
-        x = rand(1, 1, 17, 17)
-        y = x.clone()
-        y[..., 0, :] += 1.0
-        assert torch.equal(model(x), model(y)) != counts
-
-
-def test_free_input_continues_evenly_whatever_the_solution_does():
-    """The first cycle is the even one on the closed grid, cut to the interior."""
-    model = MgNO(1, 1, 4, 1, levels=3, input_rule="free", bias=None, activation="identity")
-    model.double()
+@pytest.mark.parametrize(
+    ("rule", "counts"), [("free", True), ("free_input", True), ("solution", False)]
+)
+def test_whether_wall_values_of_the_input_count(rule, counts):
+    model = MgNO(1, 1, 6, 1, levels=3, continuation=rule).double()
     x = rand(1, 1, 17, 17)
-    even = MultigridOperator(1, 4, levels=3, boundary="neumann").double()
-    even.load_state_dict(model.cycles[0].state_dict())
-    hidden = (even(x) + model.pointwise[0](x))[..., 1:-1, 1:-1]
-    assert torch.allclose(model(x)[..., 1:-1, 1:-1], model.head(hidden))
-    # cell layout: the same shape, even for the input
-    cell = MgNO(1, 1, 4, 1, levels=3, input_rule="free", layout="cell")
+    y = x.clone()
+    y[..., 0, :] += 1.0
+    assert torch.equal(model(x), model(y)) != counts
+
+
+@pytest.mark.parametrize(
+    ("rule", "kinds"),
+    [("solution", "ddd"), ("free_input", "ndd"), ("free", "nnn")],
+)
+def test_continuation_written_out(rule, kinds):
+    """Even cycles act on the closed grid, the others on its interior."""
+    model = MgNO(
+        1, 1, 4, 2, levels=3, continuation=rule, bias=None, activation="identity", head="multigrid"
+    ).double()
+    x = rand(1, 1, 17, 17)
+    names = {"d": "dirichlet", "n": "neumann"}
+    u, closed = x, True
+    for k, cycle in enumerate([*model.cycles, model.head]):
+        if closed and kinds[k] == "d":
+            u, closed = u[..., 1:-1, 1:-1], False
+        same = MultigridOperator(
+            cycle.in_channels, cycle.out_channels, levels=3, boundary=names[kinds[k]]
+        ).double()
+        same.load_state_dict(cycle.state_dict())
+        w = same(u)
+        u = w + model.pointwise[k](u) if k < 2 else w
+    u = u[..., 1:-1, 1:-1] if closed else u
+    torch.testing.assert_close(model(x)[..., 1:-1, 1:-1], u, rtol=0, atol=1e-12)
+
+
+def test_continuation_on_other_grids():
+    cell = MgNO(1, 1, 4, 1, levels=3, continuation="free_input", layout="cell")
     assert cell.cycles[0].axes[0].left == "neumann"
-    # interior data have no wall values to use
-    assert not MgNO(1, levels=3, input_rule="free", output_boundary=False).free_input
+    with pytest.raises(ValueError, match="continuation='free' needs the values on Dirichlet walls"):
+        MgNO(1, levels=3, continuation="free", output_boundary=False)
 
 
 # -- parts ----------------------------------------------------------------------------------------
@@ -347,7 +364,7 @@ def test_factory_errors():
         ({"bias": "functions"}, "unknown bias 'functions'. Did you mean 'function'"),
         ({"bias_resolution": 1}, "bias_resolution=1: need an integer >= 2"),
         ({"head": "mg"}, "unknown head 'mg'"),
-        ({"input_rule": "frei"}, "unknown input_rule 'frei'. Did you mean 'free'"),
+        ({"continuation": "frei"}, "unknown continuation 'frei'. Did you mean 'free'"),
         ({"residual": True, "out_channels": 2}, "in_channels=1 must equal out_channels=2"),
         ({"boundary_value": math.nan}, "boundary_value=nan: need a finite number"),
     ],

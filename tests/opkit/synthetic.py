@@ -26,8 +26,14 @@ from solvers.grids import Grid
 def schema(grid: Grid | None = None, *, vector: bool = False, **changes: Any) -> DatasetSchema:
     grid = grid or Grid.unit(9)
     location = grid.axes[0].location
-    out = FieldSpec("v", "velocity", "m/s", 1, location) if vector else FieldSpec("u", "solution", location=location)
-    closed = tuple(BoundarySpec(a.name, "dirichlet", (out.name,)) for a in grid.axes if not a.periodic)
+    out = (
+        FieldSpec("v", "velocity", "m/s", 1, location)
+        if vector
+        else FieldSpec("u", "solution", location=location)
+    )
+    closed = tuple(
+        BoundarySpec(a.name, "dirichlet", (out.name,)) for a in grid.axes if not a.periodic
+    )
     values = dict(
         problem="synthetic", title="A smoothed input", grid=grid,
         fields=(FieldSpec("a", "coefficient", location=location), out),
@@ -71,7 +77,14 @@ def write(
                 for i in w.sample_ids:
                     fields, c = sample(s, w.rng(i))
                     scalars = {"c": c} if s.scalars else {}
-                    w.add(i, fields=fields, residual=1e-12, iterations=1, wall_time=0.5, scalars=scalars)
+                    w.add(
+                        i,
+                        fields=fields,
+                        residual=1e-12,
+                        iterations=1,
+                        wall_time=0.5,
+                        scalars=scalars,
+                    )
     rebuild_index(root)
     return root
 

@@ -141,7 +141,14 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
     a, b = (load_file(r / "model.safetensors") for r in (run, whole))
     assert same(a, b)
     one, other = checkpoint(run), checkpoint(whole)
-    for key in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "epoch", "global_step"):
+    for key in (
+        "state_dict",
+        "optimizer_states",
+        "lr_schedulers",
+        "callbacks",
+        "epoch",
+        "global_step",
+    ):
         assert same(one[key], other[key]), key
 
 
@@ -228,7 +235,9 @@ def test_early_stop(data: Path, tmp_path: Path) -> None:
 
 def test_nan_loss_names_the_step_and_keeps_the_last_epoch(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with pytest.raises(TrainingDiverged, match=r"loss is nan at step 5 \(epoch 2\).*smaller --lr") as e:
+    with pytest.raises(
+        TrainingDiverged, match=r"loss is nan at step 5 \(epoch 2\).*smaller --lr"
+    ) as e:
         fit(settings(data, run, model="poisoned", options={"calls": 4}))
     assert "\n" not in str(e.value)
     assert checkpoint(run)["epoch"] == 0 and len(history(run)) == 2
@@ -284,12 +293,16 @@ def test_mistakes_leave_nothing_behind(data: Path, tmp_path: Path) -> None:
         (dict(model="mgnoo"), UnknownNameError, "Did you mean 'mgno'"),
         (dict(options={"widht": 3}), UnknownNameError, "Did you mean 'width'"),
         (dict(data=tmp_path / "nowhere"), FileNotFoundError, "no such file"),
-        (dict(model="misfit"), UsageError, r"returns shape \(1, 2, 9, 9\).*expected \(1, 1, 9, 9\)"),
+        (
+            dict(model="misfit"),
+            UsageError,
+            r"returns shape \(1, 2, 9, 9\).*expected \(1, 1, 9, 9\)",
+        ),
         (dict(strategy="ddpp"), UsageError, "strategy=ddpp"),
     ]
     for change, error, text in cases:
         with pytest.raises(error, match=text) as e:
-            fit(settings(data, run, **change))
+            fit(settings(**{"data": data, "out": run, **change}))
         assert "\n" not in str(e.value)
         assert not run.exists(), change
     only_train = synthetic.write(tmp_path / "t", n={"train": 3})
@@ -305,7 +318,7 @@ def test_settings_are_checked() -> None:
         dict(loss="mse"), dict(learning_rate=1.0), dict(data=["a", "b"]),
     ):  # fmt: skip
         with pytest.raises(ValidationError):
-            settings(Path("d"), Path("o"), **change)
+            settings(**{"data": Path("d"), "out": Path("o"), **change})
     assert FitConfig(data=["d"], model="m", out="o").data == "d"
 
 

@@ -72,7 +72,8 @@ def test_basis_is_orthonormal_in_l2(basis):
 
 
 @pytest.mark.parametrize(
-    ("basis", "zero_mean"), [("cosine", False), ("cosine", True), ("sine", False), ("fourier", False)]
+    ("basis", "zero_mean"),
+    [("cosine", False), ("cosine", True), ("sine", False), ("fourier", False)],
 )
 def test_sample_covariance_is_the_exact_one(basis, zero_mean):
     field = GaussianField(2.0, 3.0, basis=basis, n_modes=8, zero_mean=zero_mean)
@@ -136,14 +137,10 @@ def test_nested_grids_share_values(basis, dim):
     # cells of one grid are the middle cells of the grid three times as fine
     cells = Grid.unit(6, dim=dim, location="cell_center")
     third = (slice(1, None, 3),) * dim
-    np.testing.assert_allclose(
-        sample(cells), sample(cells.refined(3))[third], rtol=0, atol=1e-12
-    )
+    np.testing.assert_allclose(sample(cells), sample(cells.refined(3))[third], rtol=0, atol=1e-12)
     if basis == "fourier":
         ring = Grid.unit(8, dim=dim, periodic=True)
-        np.testing.assert_allclose(
-            sample(ring), coarse[(slice(0, -1),) * dim], rtol=0, atol=1e-12
-        )
+        np.testing.assert_allclose(sample(ring), coarse[(slice(0, -1),) * dim], rtol=0, atol=1e-12)
 
 
 def test_boundary_conditions():
