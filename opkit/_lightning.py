@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HISTORY", "FitModule", "Recorder", "learning_rate"]
 
-#: Columns of ``history.csv``; epochs count from 1, `lr` is that of the next step, `seconds` the time
-#: spent so far, resumed parts included.
+#: Columns of ``history.csv``; epochs count from 1, `lr` is that of the next step, `seconds` the
+#: time spent so far, resumed parts included.
 HISTORY = (
     "epoch", "step", "train_loss", "valid_loss", "valid_rel_l2", "valid_rel_h1", "lr", "seconds",
 )  # fmt: skip
@@ -318,7 +318,7 @@ class Recorder(pl.Callback):
     def _checkpoint(self, trainer: pl.Trainer) -> None:
         path = self.out / "checkpoints" / "last.ckpt"
         temporary = path.with_name(".last.ckpt.tmp")
-        trainer.save_checkpoint(temporary)  # all processes take part
+        trainer.save_checkpoint(temporary, weights_only=False)  # all processes take part
         if trainer.is_global_zero:
             with temporary.open("rb") as f:
                 os.fsync(f.fileno())

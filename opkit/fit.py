@@ -497,12 +497,12 @@ def _loggers(config: FitConfig) -> Any:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Lightning from talking; its warnings about what was decided here on purpose too."""
-    names = ("lightning", "lightning.pytorch", "lightning.fabric", "lightning_utilities")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import lightning.pytorch  # noqa: F401  sets the levels of its loggers
+
+    names = [n for n in logging.root.manager.loggerDict if n.split(".")[0] == "lightning"]
     loggers = [logging.getLogger(n) for n in names]
-    loggers += [
-        logging.getLogger(n) for n in list(logging.root.manager.loggerDict)
-        if n.startswith("lightning.")
-    ]  # fmt: skip
     levels = [(log, log.level) for log in loggers]
     for log in loggers:
         log.setLevel(logging.WARNING)

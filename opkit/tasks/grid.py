@@ -93,8 +93,8 @@ class GridTask:
         """
         if schema.problem_type != "static":
             raise UsageError(
-                f"problem {schema.problem!r} is time-dependent ({len(schema.time)} times): the grid "
-                "task learns static problems"
+                f"problem {schema.problem!r} is time-dependent ({len(schema.time)} times): the "
+                "grid task learns static problems"
             )
         inputs = tuple(_variable(schema, n) for n in schema.inputs)
         outputs = tuple(_variable(schema, n) for n in schema.outputs)
@@ -195,7 +195,7 @@ class GridTask:
     def read(
         self, split: Split, indices: Sequence[int] | np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Read inputs and outputs of some samples, each (n, channel, *space), in the stored dtype."""
+        """Read inputs and outputs of some samples, each (n, channel, *space), as stored."""
         names = [v.name for v in (*self.inputs, *self.outputs)]
         values = split.read(indices, names)
         space = split.schema.grid.shape
@@ -203,6 +203,11 @@ class GridTask:
             self.channels(values, self.inputs, space),
             self.channels(values, self.outputs, space),
         )
+
+    def read_inputs(self, split: Split, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Read inputs alone, (n, channel, *space)."""
+        values = split.read(indices, [v.name for v in self.inputs])
+        return self.channels(values, self.inputs, split.schema.grid.shape)
 
     def fields(self, outputs: np.ndarray) -> dict[str, np.ndarray]:
         """Split (batch, channel, *space) into the fields of a dataset, components last."""
@@ -302,7 +307,7 @@ class GridTask:
             scales=scales,
         )
 
-    def misfit(self, schema: DatasetSchema) -> str:
+    def misfit(self, schema: DatasetSchema, *, inputs_only: bool = False) -> str:
         """Why data do not fit an operator of this task, in one line; ``""`` if they do.
 
         The number of points may differ; names, components, axes, layout and domain may not.
@@ -311,7 +316,7 @@ class GridTask:
             other = GridTask.from_schema(schema)
         except UsageError as e:
             return str(e)
-        for role in ("inputs", "outputs"):
+        for role in ("inputs",) if inputs_only else ("inputs", "outputs"):
             mine, theirs = getattr(self, role), getattr(other, role)
             keys = [[(v.name, v.kind, v.rank) for v in vs] for vs in (mine, theirs)]
             if keys[0] != keys[1]:

@@ -49,7 +49,7 @@ _MODULES = {
         "shard_name",
         "shard_path",
     ),
-    "reader": ("Dataset", "Split", "open_dataset"),
+    "reader": ("Dataset", "Split", "close_files", "open_dataset"),
     "manifest": ("rebuild_index",),
     "check": ("Finding", "check_dataset"),
     "info": ("dataset_info", "format_info"),

@@ -28,7 +28,7 @@ from .manifest import (
     find_shards,
     shard_facts,
 )
-from .reader import open_dataset, read_manifest
+from .reader import close_files, open_dataset, read_manifest
 from .schema import SPLIT_STRIDE, BoundarySpec, DatasetSchema
 from .stats import Moments, statistics
 from .units import check_units
@@ -102,6 +102,7 @@ def check_dataset(path: str | Path, *, quick: bool = False, physics: bool = Fals
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or directory")
+    close_files()  # look at the disk, not at what was read before
     report = _Report()
     if path.is_dir():
         _check_directory(path, report, quick, physics)
@@ -124,7 +125,7 @@ def _check_file(path: Path, report: _Report, quick: bool, physics: bool) -> None
         _check_shard(path, report, quick, physics)
         return
     facts = [x for p in shards if (x := _check_shard(p, report, quick, physics)[0])]
-    if len(facts) == len(shards):
+    if shards and len(facts) == len(shards):
         with report.catch(path):
             _check_view(path, facts)
 

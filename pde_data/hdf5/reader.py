@@ -28,7 +28,7 @@ from .errors import (
 from .manifest import build_manifest, find_shards, shard_facts
 from .schema import FORMAT, FORMAT_VERSION, DatasetSchema
 
-__all__ = ["Dataset", "Split", "open_dataset"]
+__all__ = ["Dataset", "Split", "close_files", "open_dataset"]
 
 MAX_OPEN_FILES = 16
 
@@ -67,6 +67,12 @@ class _Handles:
         self._open[key] = (stamp, f)
         return f
 
+    def close(self) -> None:
+        """Close all; HDF5 shares what it has cached of a file with whoever opens it again."""
+        with self.lock:
+            while self._open and self._pid == os.getpid():
+                self._open.popitem()[1][1].close()
+
     def renew_lock(self) -> None:
         """Make a new lock: a thread of the parent may have held the old one at the fork."""
         self.lock = threading.RLock()
@@ -74,6 +80,11 @@ class _Handles:
 
 _HANDLES = _Handles()
 os.register_at_fork(after_in_child=_HANDLES.renew_lock)
+
+
+def close_files() -> None:
+    """Close the files that this process keeps open for reading; they are opened again as needed."""
+    _HANDLES.close()
 
 
 # -- what a split consists of --------------------------------------------------------------------

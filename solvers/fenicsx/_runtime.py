@@ -9,7 +9,7 @@ import shutil
 import sysconfig
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ def require_dolfinx() -> None:
     SolverUnavailable
         DOLFINx is not installed, or its PETSc is not the real double-precision one.
     """
+    with suppress(ImportError):
+        import h5py  # noqa: F401  # after DOLFINx it would run on DOLFINx's older HDF5
     try:
         try:
             import dolfinx_solver  # noqa: F401  # must come first: it orders MPI ahead of PETSc

@@ -118,7 +118,7 @@ def test_values_from_the_command_line(name, given, expected):
         ("mgno", {"pointwise": 2}, "pointwise=2: mgno needs true or false here"),
         ("mgno", {"coarse": "full"}, "coarse='full': mgno needs 'residual' or 'fas' or 'restrict'"),
         ("mgno", {"smoothing": "[[1, 0"}, "mgno needs a list of .a list of .an integer.. or none"),
-        ("fno", {"padding": "nan"}, "padding='nan': fno needs a number or none here"),
+        ("fno", {"padding": "nan"}, "padding='nan': fno needs a number here"),
         (
             "fno",
             {"n_modes": "8;4"},
