@@ -164,7 +164,7 @@ class _GhostPad(torch.autograd.Function):
         for d, (left, right, _) in enumerate(plan):
             inner.append(slice(left, left + size[d + 2]))
             size[d + 2] += left + right
-        out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=_memory_format(x))
+        out = x.new_empty(size)
         out[tuple(inner)] = x
         for d, (_, _, ghosts) in enumerate(plan):
             # axes still to come have no ghosts yet
@@ -215,13 +215,6 @@ class _GhostFold(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, y: Tensor, _: None) -> Tensor:
         return _GhostFold.apply(y, ctx.plan)
-
-
-def _memory_format(x: Tensor) -> torch.memory_format:
-    for ndim, fmt in ((4, torch.channels_last), (5, torch.channels_last_3d)):
-        if x.ndim == ndim and x.is_contiguous(memory_format=fmt):
-            return fmt
-    return torch.contiguous_format
 
 
 def _pad(x: Tensor, axes: tuple[_Axis, ...], widths: Widths) -> Tensor:
@@ -1065,14 +1058,19 @@ class MgNO(nn.Module):
             )
         # cycles before this one act evenly on the closed grid, whose coarse vertices are the same
         self.n_free = {"solution": 0, "free_input": 1, "free": n_layers + 1}[continuation]
-        layouts = [a.layout for a in axes]
+
+        def rules(k: int) -> tuple[_Axis, ...]:
+            """Axes that the functions of cycle `k` obey."""
+            even = {"dirichlet": "neumann"} if k < self.n_free else {}
+            return tuple(
+                _Axis(even.get(a.left, a.left), even.get(a.right, a.right), a.layout) for a in axes
+            )
 
         def cycle(k: int, n_f: int, n_u: int) -> nn.Module:
-            even = {"dirichlet": "neumann"} if k < self.n_free else {}
-            kinds = [(even.get(a.left, a.left), even.get(a.right, a.right)) for a in axes]
             return MultigridOperator(
-                n_f, n_u, levels=levels, smoothing=smoothing, dim=dim, boundary=kinds,
-                layout=layouts, coarse=coarse, shared_stencil=shared_stencil, uneven=uneven,
+                n_f, n_u, levels=levels, smoothing=smoothing, dim=dim,
+                boundary=[(a.left, a.right) for a in rules(k)], layout=[a.layout for a in axes],
+                coarse=coarse, shared_stencil=shared_stencil, uneven=uneven,
             )  # fmt: skip
 
         sizes = [in_channels] + [hidden_channels] * n_layers
@@ -1084,9 +1082,11 @@ class MgNO(nn.Module):
             conv(n_f, n_u, 1, bias=False) for n_f, n_u in pairwise(sizes) if pointwise
         )
         self.biases = nn.ModuleList()
-        for n_f in sizes[:-1]:
-            if bias == "function":
-                self.biases.append(_FunctionBias(hidden_channels, n_f, bias_resolution, axes))
+        for k, n_f in enumerate(sizes[:-1]):
+            if bias == "function":  # acts on the functions that the next cycle reads
+                self.biases.append(
+                    _FunctionBias(hidden_channels, n_f, bias_resolution, rules(k + 1))
+                )
             elif bias == "constant":
                 self.biases.append(_ConstantBias(hidden_channels, n_f, dim))
         self.activation = _ACTIVATIONS[activation]()
@@ -1233,14 +1233,13 @@ _PRESETS: dict[str, dict[str, Any]] = {
 MAX_LEVELS, MIN_COARSE = 6, 3
 
 
-def _useful_levels(axes: Sequence[_Axis], shape: Sequence[int], uneven: Uneven) -> int:
-    """Most levels (up to 6) whose coarsest grid keeps at least 3 unknowns an axis."""
+def _useful_levels(axes: Sequence[_Axis], shape: Sequence[int]) -> int:
+    """Most levels (up to 6) whose coarsest grid has 3 points an axis, Dirichlet walls included."""
     levels, sizes = 1, list(shape)
+    walls = [(a.layout == "vertex") * [a.left, a.right].count("dirichlet") for a in axes]
     while levels < MAX_LEVELS:
-        if uneven == "error" and not all(a.coarsens(n) for a, n in zip(axes, sizes, strict=True)):
-            break
         sizes = [a.coarse(n) for a, n in zip(axes, sizes, strict=True)]
-        if min(sizes) < MIN_COARSE:
+        if min(sizes) < 1 or min(n + w for n, w in zip(sizes, walls, strict=True)) < MIN_COARSE:
             break
         levels += 1
     return levels
@@ -1262,7 +1261,7 @@ def build_mgno(
     head: Head = "linear",
     shared_stencil: bool = True,
     exact_boundary: bool = True,
-    continuation: Continuation = "free_input",
+    continuation: Continuation = "free",
     uneven: Uneven | None = None,
 ) -> MgNO:
     """MgNO for a dataset.
@@ -1279,7 +1278,7 @@ def build_mgno(
     hidden_channels, n_layers, coarse, activation, pointwise, bias, residual, head, shared_stencil
         As in `MgNO`.
     levels : int, optional
-        Default: as many as keep at least 3 unknowns an axis on the coarsest grid, at most 6.
+        Default: as many as keep 3 points an axis, walls included, on the coarsest grid, at most 6.
     smoothing : list of [pre, post], optional
         Steps per level. Default ``[1, 0]``, on the coarsest ``[2, 0]``.
     bias_resolution : int, optional
@@ -1287,7 +1286,9 @@ def build_mgno(
     exact_boundary : bool, default True
         False: Dirichlet sides are learned like all others.
     continuation : {"free", "free_input", "solution"}
-        As in `MgNO`.
+        As in `MgNO`. On Darcy flow, 33^2, 400 samples, ``"free"`` had 20 to 35 % less relative L2
+        error than the two others on both seeds tried: what an activation leaves does not
+        vanish on the walls.
     uneven : {"error", "ceil"}, optional
         Default ``"error"`` where all levels halve exactly, else ``"ceil"``.
 
@@ -1321,15 +1322,20 @@ def build_mgno(
         ]
         kinds.append((sides[0], sides[1]))
     layouts = ["cell" if a.location == "cell_center" else "vertex" for a in grid.axes]
-    axes = _make_axes(kinds, layouts, grid.dim)
-    shape = [
-        n - sum(k == "dirichlet" for k in pair) * (lay == "vertex")
-        for n, pair, lay in zip(grid.shape, kinds, layouts, strict=True)
+    _check_literal("continuation", continuation, Continuation)
+    # the unknowns of the cycles: without walls where these keep the solution's rule
+    inner = [
+        ("neumann",) * 2 if continuation == "free" and "periodic" not in k else k for k in kinds
     ]
-    if min(shape) < 1:
+    axes = _make_axes(inner, layouts, grid.dim)
+    shape = [
+        n - (a.layout == "vertex") * [a.left, a.right].count("dirichlet")
+        for n, a in zip(grid.shape, axes, strict=True)
+    ]
+    if any(n <= [*k].count("dirichlet") for n, k in zip(grid.shape, kinds, strict=True)):
         raise ValueError(f"grid of {grid.shape} points: no interior between the walls")
     if levels is None:
-        levels = len(smoothing) if smoothing is not None else _useful_levels(axes, shape, "ceil")
+        levels = len(smoothing) if smoothing is not None else _useful_levels(axes, shape)
     if uneven is None:
         exact = all(_admissible(a, n, levels) for a, n in zip(axes, shape, strict=True))
         uneven = "error" if exact else "ceil"
@@ -1354,7 +1360,7 @@ def build_mgno(
         residual=residual,
         head=head,
         dim=grid.dim,
-        boundary_value=spec.boundary_value or 0.0,
+        boundary_value=spec.boundary_value if known and spec.boundary_value else 0.0,
         continuation=continuation,
         shared_stencil=shared_stencil,
         uneven=uneven,

@@ -38,10 +38,32 @@ def run_fit(settings: Any, *, progress: bool = True) -> Any:
         return fit(settings, progress=bar.update)
 
 
+def run_evaluate(settings: Any, *, progress: bool = True) -> Any:
+    """Evaluate with a progress bar on stderr; ``metrics.json`` as a dict."""
+    from .evaluate import evaluate
+
+    if not progress:
+        return evaluate(settings)
+    with Progress("evaluating", unit="samples") as bar:
+        return evaluate(settings, progress=bar.update)
+
+
+def run_predict(settings: Any, *, progress: bool = True) -> Any:
+    """Predict with a progress bar on stderr; the file."""
+    from .predict import predict
+
+    if not progress:
+        return predict(settings)
+    with Progress("predicting", unit="samples") as bar:
+        return predict(settings, progress=bar.update)
+
+
 #: Function -> module, settings, how it is run, positional arguments.
 _COMMANDS: dict[str, tuple[str, str, Callable[..., Any], tuple[str, ...]]] = {
     "generate": ("pde_data.generate", "GenerateConfig", run_generate, ("problem",)),
     "fit": ("opkit.fit", "FitConfig", run_fit, ("data",)),
+    "evaluate": ("opkit.evaluate", "EvaluateConfig", run_evaluate, ("run", "data")),
+    "predict": ("opkit.predict", "PredictConfig", run_predict, ("run", "data")),
 }
 #: Names of the command line that the settings call otherwise.
 ALIASES = {"generate": {"set": "params"}, "fit": {"set": "options"}}

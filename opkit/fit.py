@@ -399,6 +399,7 @@ def _trainer(config: FitConfig, progress: Progress | None) -> Any:
             logger=_loggers(config),
             default_root_dir=config.out,
             num_sanity_val_steps=0,
+            inference_mode=False,  # models keep tensors for the next call
             use_distributed_sampler=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

@@ -251,7 +251,7 @@ class Operator:
         dtype = x.dtype if x.dtype in (np.float32, np.float64) else np.dtype(np.float32)
         if batch_size is None:
             batch_size = max(1, 2**22 // max(1, math.prod(x.shape[2:])))
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference_mode: models keep tensors for the next call
             tensor = torch.as_tensor(np.ascontiguousarray(x)).to(self.device, self.dtype)
             return self._apply_tensor(tensor, batch_size).cpu().numpy().astype(dtype, copy=False)
 

@@ -290,7 +290,11 @@ def plot_spectrum(spectrum: Mapping[str, Sequence[float]], *, ax: Axes | None = 
 
 
 def plot_comparison(
-    comparison: Mapping[str, Any], *, model_error: float, ax: Axes | None = None
+    comparison: Mapping[str, Any],
+    *,
+    model_error: float,
+    data_resolution: Sequence[int] | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """Error over time of the numerical solver on several grids, and where the model lies.
 
@@ -302,16 +306,19 @@ def plot_comparison(
         ``comparison`` of ``metrics.json``.
     model_error : float
         Relative L2 error of the model.
+    data_resolution : sequence of int, optional
+        Grid of the truth; the solver's point there is left out, as it has no error against itself.
     """
     ax = _new_axes() if ax is None else ax
-    curve = sorted(comparison.get("curve", ()), key=lambda p: p["seconds"])
+    own = None if data_resolution is None else list(data_resolution)
+    curve = [p for p in comparison.get("curve", ()) if list(p["resolution"]) != own]
+    curve.sort(key=lambda p: p["seconds"])
     if curve:
         seconds = [p["seconds"] for p in curve]
         errors = [p["error"] for p in curve]
         ax.plot(seconds, errors, "o-", color=BLUE, lw=1.5, label=f"solver ({comparison['solver']})")
         for p in curve:
-            size = p["resolution"]
-            size = size if isinstance(size, int) else size[0]
+            size = p["resolution"][0]
             ax.annotate(
                 f"{size}", (p["seconds"], p["error"]), textcoords="offset points", xytext=(5, 4),
                 fontsize="small", color=GRAY,

@@ -562,7 +562,9 @@ def _comparison(metrics: Mapping[str, Any]) -> str:
     c = metrics.get("comparison")
     head = "<h3>Compared with the numerical solver</h3>"
     if not c:
-        return f'{head}<p class="dim">Not measured.</p>'
+        return (
+            f'{head}<p class="dim">None: {_e(metrics.get("comparison_note", "not measured"))}.</p>'
+        )
     error = metrics["rel_l2"]["mean"]
     break_even = c["break_even"]
     if break_even == "never":
@@ -591,7 +593,7 @@ def _comparison(metrics: Mapping[str, Any]) -> str:
             ),
         ]
     )
-    axes = plot_comparison(c, model_error=error)
+    axes = plot_comparison(c, model_error=error, data_resolution=metrics["data"]["resolution"])
     figure = _figure(
         axes.figure,
         "Error over time: the solver on several grids and the model",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import queue
 import re
 import signal
 import tempfile
@@ -310,7 +311,7 @@ def _solve(job: _Job, sample_id: int) -> _Outcome:
         inputs = problem.sample(np.random.default_rng(c.sample_seed(sample_id)))
         s = problem.solve(inputs, c.resolution, solver=c.solver, rtol=c.rtol)
         error = math.nan
-        if job.estimates(sample_id):
+        if job.estimates(sample_id) and all(np.isfinite(v).all() for v in s.fields.values()):
             with suppress(*_SAMPLE_FAILURES):  # the sample itself is good
                 error = problem.discretization_error(
                     inputs, s, c.resolution, solver=c.solver, rtol=c.rtol
@@ -505,10 +506,10 @@ def _run_shards(
     fd, events = tempfile.mkstemp(prefix="opkit-progress-")
     try:
         with os.fdopen(fd, "rb") as log:
-            queue, running, rest = deque(todo), set[Future[None]](), b""
-            while queue or running:
-                while queue and len(running) < 2 * workers:
-                    running.add(pool.submit(_make_shard, job, *queue.popleft(), events))
+            waiting, running, rest = deque(todo), set[Future[None]](), b""
+            while waiting or running:
+                while waiting and len(running) < 2 * workers:
+                    running.add(pool.submit(_make_shard, job, *waiting.popleft(), events))
                 with signals.interruptible():
                     finished, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
                 *lines, rest = (rest + log.read()).split(b"\n")
@@ -537,7 +538,7 @@ def _pool(workers: int, signals: _Signals) -> Iterator[Executor]:
     try:
         yield pool
     except BrokenProcessPool as e:
-        pool.shutdown(wait=True, kill_workers=True)
+        _kill(pool)
         with signals.interruptible():  # a signal to all processes counts as an interruption
             time.sleep(0.2)
         raise WorkerDiedError(
@@ -545,9 +546,21 @@ def _pool(workers: int, signals: _Signals) -> Iterator[Executor]:
             "Finished shards are kept: resume, with fewer workers"
         ) from None
     except BaseException:
-        pool.shutdown(wait=True, kill_workers=True)
+        _kill(pool)
         raise
     pool.shutdown(wait=True)
+
+
+def _kill(pool: Any) -> None:
+    """End all workers now.
+
+    The queue of tasks is emptied first: loky's manager thread would look for them among those it
+    has just thrown away, and print a KeyError.
+    """
+    with suppress(AttributeError, queue.Empty):
+        while True:
+            pool._work_ids.get_nowait()
+    pool.shutdown(wait=True, kill_workers=True)
 
 
 @contextmanager

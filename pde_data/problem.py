@@ -226,7 +226,7 @@ def validation_line(error: ValidationError) -> str:
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error" and (not name or name in message):
+    if first["type"] == "value_error" and (not name or f"{name}=" in message):
         return " ".join(message.split())
     if first["type"] == "missing":
         return f"{name} is missing"

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 __all__ = ["main"]
 
@@ -30,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         from ._app import run
 
-        status = run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show
+            status = run(args)
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # the reader of stdout went away (opkit ... | head)
@@ -44,3 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         line = describe(error)
         sys.stderr.write(f"{line}\n" if line.startswith("opkit ") else f"opkit: {line}\n")
         return exit_status(error)
+
+
+def _show(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Tell a warning in one line."""
+    sys.stderr.write(f"opkit: warning: {' '.join(str(message).split())}\n")

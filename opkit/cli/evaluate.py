@@ -1,7 +1,110 @@
-"""``opkit evaluate``."""
+"""``opkit evaluate``: errors of a run on a dataset, and the comparison with the solver."""
 
 from __future__ import annotations
 
+from typing import Annotated, Any
 
-def evaluate() -> None:
-    """Wait for evaluate."""
+import typer
+
+from ._options import Config, Debug, Json, Text, emit, option, shown, size, tell
+
+
+def evaluate(
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="Directory that opkit fit wrote.")
+    ] = None,
+    data: Annotated[str | None, typer.Argument(metavar="DATA", help="Dataset.")] = None,
+    split: Annotated[
+        Text, option("--split", metavar="NAME", help="Which samples (default test).")
+    ] = None,
+    resolution: Annotated[
+        list[str] | None,
+        option(
+            "--resolution",
+            metavar="R[,R...]",
+            help="Also at so many points an axis, solved anew; may be repeated.",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        Text, option("--batch-size", metavar="N", help="Samples at once (default 16).")
+    ] = None,
+    compare: Annotated[
+        bool | None,
+        option("--compare/--no-compare", help="Measure the solver at the same accuracy or not."),
+    ] = None,
+    n_solve: Annotated[
+        Text, option("--n-solve", metavar="N", help="Samples solved for that (default 8).")
+    ] = None,
+    repeats: Annotated[
+        Text, option("--repeats", metavar="N", help="Timings, the median counts (default 5).")
+    ] = None,
+    device: Annotated[
+        Text, option("--device", metavar="NAME", help="Where the model runs (default cpu).")
+    ] = None,
+    config: Config = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compute errors on a split and compare with the solver at the same accuracy."""
+    from opkit._functions import run_evaluate
+    from opkit.config import parse_resolution, resolve
+    from opkit.evaluate import EvaluateConfig
+
+    given = {
+        "run": run,
+        "data": data,
+        "split": split,
+        "resolution": tuple(parse_resolution(r) for r in resolution) if resolution else None,
+        "batch_size": batch_size,
+        "compare": compare,
+        "n_solve": n_solve,
+        "repeats": repeats,
+        "device": device,
+    }
+    settings = resolve(EvaluateConfig, given, config=config, what="opkit evaluate")
+    tell(f"evaluating {settings.run} on {settings.data}, split {settings.split}")
+    metrics = run_evaluate(settings)
+    if json:
+        emit(metrics)
+    else:
+        typer.echo(table(metrics))
+    tell(f"files: {shown(settings.run)}/evaluation/{settings.split}/")
+    tell(f"next: opkit report {shown(settings.run)}")
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """Lay out the metrics for people."""
+    from opkit.metrics import METRICS
+
+    columns = ("mean", "median", "p95", "max")
+    rows = [f"{'':<15}" + "".join(f"{c:>10}" for c in columns) + "   worst sample"]
+    for name in METRICS:
+        m = metrics[name]
+        numbers = "".join(f"{m[c]:>10.4g}" for c in columns)
+        rows.append(f"{name:<15}{numbers}   {m['worst_id']}")
+    shape = size(metrics["data"]["resolution"])
+    rows.append(
+        f"{metrics['n_samples']} samples of {metrics['data']['name']} at {shape}, "
+        f"{1000 * metrics['seconds_per_sample']:.3g} ms a prediction"
+    )
+    rows.append(comparison_line(metrics))
+    for name, other in metrics.get("resolutions", {}).items():
+        error = other["rel_l2"]
+        rows.append(f"{name}: rel_l2 mean {error['mean']:.4g}, worst {error['max']:.4g}")
+    return "\n".join(rows)
+
+
+def comparison_line(metrics: dict[str, Any]) -> str:
+    """Tell in one line whether the model pays."""
+    c = metrics["comparison"]
+    if c is None:
+        return f"no comparison with the solver: {metrics['comparison_note']}"
+    pays = (
+        "so the model never pays off"
+        if c["break_even"] == "never"
+        else f"so data and training pay off after {float(c['break_even']):,.0f} solutions"
+    )
+    return (
+        f"{c['solver']} reaches this accuracy at {size(c['resolution'])} in "
+        f"{1000 * c['solver_seconds']:.3g} ms, {pays}"
+    )

@@ -405,7 +405,7 @@ def open_file(path: str | Path) -> h5py.File:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     with translate_h5(path):
-        f = h5py.File(path, "r")
+        f = h5py.File(path, "r", rdcc_nbytes=MIB)  # per dataset, and many are kept open
     try:
         with translate_h5(path):
             check_head(f, path)

@@ -36,15 +36,40 @@ MAX_OPEN_FILES = 16
 # -- open files ----------------------------------------------------------------------------------
 
 
+class _Open:
+    """A file open for reading, with the datasets looked up so far."""
+
+    def __init__(self, file: h5py.File) -> None:
+        self.file = file
+        self.checked: set[_Part] = set()
+        self._datasets: dict[str, h5py.Dataset] = {}
+
+    def dataset(self, path: str) -> h5py.Dataset:
+        """Dataset in this very file.
+
+        Raises
+        ------
+        SchemaError
+        """
+        if path not in self._datasets:
+            self._datasets[path] = _file.get_dataset(self.file, path)
+        return self._datasets[path]
+
+    def close(self) -> None:
+        """Close the file and with it the datasets."""
+        self._datasets.clear()
+        self.file.close()
+
+
 class _Handles:
     """The last few files read, per process: handles never cross a fork."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self._pid = os.getpid()
-        self._open: OrderedDict[str, tuple[tuple[int, ...], h5py.File]] = OrderedDict()
+        self._open: OrderedDict[str, tuple[tuple[int, ...], _Open]] = OrderedDict()
 
-    def get(self, path: Path) -> h5py.File:
+    def get(self, path: Path) -> _Open:
         """Open file; hold `lock` while using it."""
         if self._pid != os.getpid():  # forked: the parent's handles are not ours
             self._open = OrderedDict()
@@ -63,9 +88,9 @@ class _Handles:
             self._open.pop(key)[1].close()
         while len(self._open) >= MAX_OPEN_FILES:
             self._open.popitem(last=False)[1][1].close()
-        f = _file.open_file(path)
-        self._open[key] = (stamp, f)
-        return f
+        opened = _Open(_file.open_file(path))
+        self._open[key] = (stamp, opened)
+        return opened
 
     def close(self) -> None:
         """Close all; HDF5 shares what it has cached of a file with whoever opens it again."""
@@ -118,7 +143,6 @@ class Split:
         self._parts = tuple(p for p in parts if p.n)
         self._starts = np.cumsum([0, *(p.n for p in self._parts)])
         self._ids: np.ndarray | None = None
-        self._checked: set[int] = set()
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -158,27 +182,26 @@ class Split:
         out = []
         for k, p in enumerate(self._parts):
             with _HANDLES.lock:
-                f = self._open(k)
-                ds = _file.get_dataset(f, path)
+                ds = self._open(k).dataset(path)
                 with translate_h5(p.path, path):
                     out.append(ds[p.first : p.first + p.n])
         return np.concatenate(out) if out else np.empty(0, empty)
 
-    def _open(self, k: int) -> h5py.File:
-        """File of part `k`, checked against what the manifest says when first used."""
+    def _open(self, k: int) -> _Open:
+        """File of part `k`, checked against what the manifest says when it was opened."""
         p = self._parts[k]
-        f = _HANDLES.get(p.path)
-        if k not in self._checked:
+        opened = _HANDLES.get(p.path)
+        if p not in opened.checked:
             with translate_h5(p.path):
-                found = str(f.attrs.get("content_digest", ""))
-                n = _file.check_shapes(f, self.schema)
+                found = str(opened.file.attrs.get("content_digest", ""))
+                n = _file.check_shapes(opened.file, self.schema)
             if p.first + p.n > n or (p.content_digest and found != p.content_digest):
                 raise DatasetError(
                     f"{p.path}: its content is not what dataset.json says ({n} samples, expected "
                     f"{p.n}); the index is out of date. Rebuild it with: opkit data index"
                 )
-            self._checked.add(k)
-        return f
+            opened.checked.add(p)
+        return opened
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         """Return one sample.
@@ -201,7 +224,7 @@ class Split:
         values = self._read([i], dict.fromkeys((*schema.inputs, *schema.outputs, *scalars)))
         k, local = self._locate(int(values.pop("")[0]))
         with _HANDLES.lock, translate_h5(self._parts[k].path, "sample"):
-            sample_id = int(_file.get_dataset(self._open(k), "sample")[local])
+            sample_id = int(self._open(k).dataset("sample")[local])
         coords = {a.name: a.coords for a in schema.grid.axes}
         return {
             "id": sample_id,
@@ -293,19 +316,18 @@ class Split:
             order = np.argsort(local, kind="stable")
             where, local = where[order], local[order]
             with _HANDLES.lock:
-                f = self._open(int(k))
+                opened = self._open(int(k))
                 for name, path in todo.items():
-                    ds = _file.get_dataset(f, path)
+                    ds = opened.dataset(path)
                     if name in fields and not fields[name].sample_varying:
                         with translate_h5(self._parts[k].path, path):
                             out[name][where] = ds[...]
                     else:
-                        self._fill(f, ds, path, local, where, out[name])
+                        self._fill(ds, path, local, where, out[name])
         return out
 
     def _fill(
         self,
-        f: h5py.File,
         ds: h5py.Dataset,
         path: str,
         local: np.ndarray,
@@ -317,23 +339,25 @@ class Split:
         for rows, to in zip(np.split(local, cuts), np.split(where, cuts), strict=True):
             a, b = int(rows[0]), int(rows[-1]) + 1
             try:
-                if len(to) == 1 or np.all(np.diff(to) == 1):
+                if len(to) == 1:
+                    out[to[0]] = ds[a]
+                elif np.all(np.diff(to) == 1):
                     ds.read_direct(out, np.s_[a:b], np.s_[int(to[0]) : int(to[-1]) + 1])
                 else:
                     out[to] = ds[a:b]
             except (OSError, RuntimeError) as e:
-                self._blame(f, ds, path, range(a, b), e)
+                self._blame(ds, path, range(a, b), e)
 
-    def _blame(
-        self, f: h5py.File, ds: h5py.Dataset, path: str, rows: Iterable[int], error: Exception
-    ) -> None:
+    def _blame(self, ds: h5py.Dataset, path: str, rows: Iterable[int], error: Exception) -> None:
         """Raise with the id of the sample that cannot be read."""
-        ids = f["sample"][...]
+        where = ds.file.filename
+        with translate_h5(where, "sample"):
+            ids = _file.get_dataset(ds.file, "sample")[...]
         broken = [i for i in range(len(ids)) if not _readable(ds, i)]
         hit = next((i for i in rows if i in broken), None)
-        where = f"{path}, sample id {ids[hit]}" if hit is not None else path
+        what = f"{path}, sample id {ids[hit]}" if hit is not None else path
         try:
-            with translate_h5(f.filename, where):
+            with translate_h5(where, what):
                 raise error
         except ChecksumError as e:
             raise ChecksumError(

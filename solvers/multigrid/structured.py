@@ -24,11 +24,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..finite_volume import FiniteVolumeSystem
+from ..finite_volume import FiniteVolumeSystem, discretize
+from ..grids import Grid
 from ._boxmg_cycle import cg, pack, unpack
 from ._boxmg_setup import N_FIELDS, N_SPLIT, conductances, setup
 
-__all__ = ["is_compiled", "solve_structured"]
+__all__ = ["compile_kernels", "is_compiled", "solve_structured"]
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,15 @@ def is_compiled() -> bool:
     The first use on a machine compiles them, which takes about half a minute.
     """
     return bool(cg.signatures) or any(Path(cg.stats.cache_path).glob("_boxmg_cycle.cg-*.nbi"))
+
+
+def compile_kernels() -> None:
+    """Compile the kernels, or load them from disk, if this process has not done so."""
+    if cg.signatures:
+        return
+    if not is_compiled():
+        log.warning("compiling the multigrid kernels, once on this machine: about half a minute")
+    solve_structured(discretize(1.0, 1.0, Grid.unit(12)))
 
 
 def _sizes(m1: int, m2: int) -> list[tuple[int, int]]:

@@ -208,6 +208,18 @@ def test_function_bias_interpolates_linear_functions_exactly(boundary, layout, p
         assert torch.allclose(bias(shape)[0, 0], 2 * x[:, None] - 3 * y[None] + 1, atol=1e-13)
 
 
+def test_function_bias_knows_the_walls():
+    """At the same points of the domain whether a layer's functions include the walls or not."""
+    for rule, shapes in (("free", [17, 17]), ("free_input", [15, 15]), ("solution", [15, 15])):
+        model = MgNO(1, 1, 1, 2, levels=3, dim=1, continuation=rule, bias_resolution=5).double()
+        for bias, n in zip(model.biases, shapes, strict=True):
+            with torch.no_grad():
+                bias.values.copy_(torch.linspace(0, 1, 5, dtype=F64)[None])
+            x = torch.linspace(0, 1, 17, dtype=F64)
+            expected = x if n == 17 else x[1:-1]
+            torch.testing.assert_close(bias((n,))[0, 0], expected, rtol=0, atol=1e-14)
+
+
 def test_function_bias_is_periodic():
     model = MgNO(1, 1, 1, 1, levels=2, boundary="periodic", bias_resolution=4, dim=1).double()
     with torch.no_grad():
@@ -306,13 +318,17 @@ def test_refined_network_is_near_the_coarse_one():
 
 @pytest.mark.parametrize(
     ("n", "levels", "uneven"),
-    [(65, 5, "error"), (129, 6, "error"), (128, 6, "ceil"), (33, 4, "error"), (421, 6, "ceil")],
+    [(65, 6, "error"), (129, 6, "error"), (128, 6, "ceil"), (33, 5, "error"), (421, 6, "ceil")],
 )
-def test_levels_follow_the_grid(n, levels, uneven):
-    model = build_mgno(spec(Grid.unit(n, dim=2)), hidden_channels=2)
+@pytest.mark.parametrize("rule", ["free", "free_input", "solution"])
+def test_levels_follow_the_grid(n, levels, uneven, rule):
+    model = build_mgno(spec(Grid.unit(n, dim=2)), hidden_channels=2, continuation=rule)
     assert model.resolved_options["levels"] == levels
     assert model.resolved_options["uneven"] == uneven
-    assert min(model.cycles[1].level_shapes((n - 2, n - 2))[-1]) >= 3
+    inner = n if rule == "free" else n - 2
+    assert model.cycles[1].level_shapes((inner, inner))[0] == (inner, inner)
+    if n <= 129:
+        assert model(torch.randn(1, 1, n, n)).shape == (1, 1, n, n)
 
 
 def test_boundary_of_the_dataset():
@@ -348,7 +364,7 @@ def test_walls_are_learned_where_no_value_is_known(kind, value, channels, option
 def test_factory_errors():
     with pytest.raises(ValueError, match=r"axis 'x': boundary .*periodic=False"):
         build_mgno(spec(Grid.unit(16, dim=2), "periodic"))
-    with pytest.raises(ValueError, match="axis 0 has 15 unknowns and cannot be coarsened 9 times"):
+    with pytest.raises(ValueError, match="axis 0 has 17 unknowns and cannot be coarsened 9 times"):
         build_mgno(spec(Grid.unit(17, dim=2)), levels=10)
     with pytest.raises(ValueError, match="smoothing has 2 entries, expected levels=3"):
         build_mgno(spec(Grid.unit(17, dim=2)), levels=3, smoothing=[[1, 0], [1, 0]])

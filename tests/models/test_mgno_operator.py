@@ -283,6 +283,23 @@ def test_pad_boundary_is_a_tensor_product():
     assert both.shape == (1, 2, 7, 8)
 
 
+# torch itself scripts its forward-mode rules
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+def test_pad_boundary_is_differentiable_in_every_way():
+    """First and second derivatives, forward mode and vmap, against finite differences."""
+
+    def f(x):
+        return pad_boundary(x, [1, 2], [("neumann", "dirichlet"), "periodic"], "vertex")
+
+    x = rand(1, 2, 4, 3).requires_grad_()
+    assert torch.autograd.gradcheck(f, (x,), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(lambda t: f(t) ** 2, (x,))
+    batch = rand(3, 1, 2, 4, 3)
+    assert torch.equal(torch.func.vmap(f)(batch), torch.stack([f(b) for b in batch]))
+    last = rand(2, 2, 4, 6).to(memory_format=torch.channels_last)
+    assert torch.equal(f(last), f(last.contiguous()))
+
+
 def test_prolongation_of_a_constant_and_of_a_line():
     """Linear taps reproduce what the boundary rule allows."""
     P = BoundaryTransposedConv(1, 1, dim=1, boundary="neumann").double()

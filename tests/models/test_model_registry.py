@@ -82,7 +82,7 @@ def test_options_are_those_of_the_factory():
     [
         ("mgno", {"hidden_channels": "6"}, {"hidden_channels": 6}),
         ("mgno", {"hidden_channels": 6.0}, {"hidden_channels": 6}),
-        ("mgno", {"levels": "none"}, {"levels": 3}),
+        ("mgno", {"levels": "none"}, {"levels": 4}),
         ("mgno", {"levels": "2"}, {"levels": 2, "smoothing": [[1, 0], [2, 0]]}),
         ("mgno", {"smoothing": "[[1, 1], [2, 0]]"}, {"smoothing": [[1, 1], [2, 0]], "levels": 2}),
         ("mgno", {"pointwise": "false"}, {"pointwise": False}),

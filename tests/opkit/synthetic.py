@@ -68,8 +68,8 @@ def write(
 ) -> Path:
     s = s or schema()
     config = DatasetConfig(
-        problem=s.problem, params={}, resolution=s.grid.shape, dtype=s.dtype, seed=seed, solver="none",
-        rtol=1e-10, n=n or {"train": 12, "valid": 4, "test": 5}, samples_per_shard=5,
+        problem=s.problem, params={}, resolution=s.grid.shape, dtype=s.dtype, seed=seed,
+        solver="none", rtol=1e-10, n=n or {"train": 12, "valid": 4, "test": 5}, samples_per_shard=5,
     )  # fmt: skip
     for split in config.n:
         for shard in range(config.n_shards(split)):

@@ -121,7 +121,7 @@ def test_cells_and_nodes_converge_to_each_other():
 
 
 def test_estimate_for_two_valued_coefficients():
-    """Order one, as the class says: the estimate is near the true error, and not below it by much."""
+    """Order one, as the class says: the estimate is near the true error, hardly below it."""
     problem = get_problem("darcy")
     assert problem.convergence_order("structured") == 1.0
     ratios = []

@@ -240,7 +240,7 @@ def test_bad_grids_are_named():
     sample = GaussianField(n_modes=4).draw(np.random.default_rng(0))
     with pytest.raises(ValueError, match="the grid has 1 axes, the field 2"):
         sample(Grid.unit(5, dim=1))
-    with pytest.raises(ValueError, match="outside the field's bounds 0.0 to 1.0"):
+    with pytest.raises(ValueError, match=r"outside the field's bounds 0\.0 to 1\.0"):
         sample(box(2, 5, bounds=((0.0, 2.0), (0.0, 1.0))))
     with pytest.raises(ValueError, match="use basis='fourier'"):
         sample(Grid.unit(5, periodic=True))

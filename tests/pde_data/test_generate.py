@@ -45,16 +45,16 @@ def leftovers(root) -> list[str]:
 
 
 class SolveNothing(Problem):
-    """u = x for x uniform in (0, 1); what happens at x decides `fate`."""
+    """u = s for s uniform in (0, 1); what happens at s decides `fate`."""
 
-    name, title, dim, equation = "nothing", "No equation", 1, "u = x"
+    name, title, dim, equation = "nothing", "No equation", 1, "u = s"
     solvers: ClassVar[tuple[str, ...]] = ("copy",)
     Params = Parameters
 
     def schema(self, resolution, dtype="float32"):
-        fields = (FieldSpec("x", "x", valid_max=1.0), FieldSpec("u", "u", valid_max=1.0))
+        fields = (FieldSpec("s", "s", valid_max=1.0), FieldSpec("u", "u", valid_max=1.0))
         return DatasetSchema(
-            "nothing", self.title, Grid.unit(resolution[0], dim=1), fields, ("x",), ("u",),
+            "nothing", self.title, Grid.unit(resolution[0], dim=1), fields, ("s",), ("u",),
             dtype=dtype,
         )  # fmt: skip
 
@@ -67,8 +67,8 @@ class SolveNothing(Problem):
 
     def solve(self, inputs, resolution, *, solver, rtol=1e-10):
         u = type(self).fate(inputs)
-        x = np.full(resolution, inputs)
-        return Solution({"x": x, "u": np.full(resolution, u)}, 0.0, 0, 1e-3, "copy")
+        s = np.full(resolution, inputs)
+        return Solution({"s": s, "u": np.full(resolution, u)}, 0.0, 0, 1e-3, "copy")
 
     def choose_solver(self, resolution):
         return "copy"
@@ -325,7 +325,7 @@ def test_shards_of_a_job_array_add_up(tmp_path):
 
 def test_an_existing_dataset_is_not_touched_unasked(tmp_path):
     done = make(tmp_path / "d", n=3)
-    with pytest.raises(FileExistsError, match="--resume .* --overwrite"):
+    with pytest.raises(FileExistsError, match=r"--resume .* --overwrite"):
         make(tmp_path / "d", n=3, seed=1)
     assert check_dataset(tmp_path / "d") == []
     new = make(tmp_path / "d", n=4, seed=1, overwrite=True)
@@ -386,7 +386,7 @@ def test_an_empty_directory_will_do(tmp_path):
         ({"dtype": "float16"}, "dtype='float16': input should be 'float32' or 'float64'"),
         ({"rtol": 0.0}, "rtol=0.0: input should be greater than 0"),
         ({"compression": "lzf"}, "compression='lzf'"),
-        ({"max_failures": "120%"}, "max_failures='120%': input should be less than or equal to 1"),
+        ({"max_failures": "120%"}, "max_failures=1.2: input should be less than or equal to 1"),
         ({"shards": "8"}, "shards='8': need A:B with 0 <= A < B"),
         ({"shards": "8:8"}, "shards='8:8'"),
         ({"resume": True, "overwrite": True}, "overwrite and resume exclude each other"),
@@ -461,7 +461,9 @@ def test_too_many_failures_stop_the_run(tmp_path, nothing):
     ids = [i for i in range(100) if np.random.default_rng(int(
         np.random.SeedSequence(config.seed, spawn_key=(i,)).generate_state(1, np.uint64)[0]
     )).random() < 0.3]  # fmt: skip
-    assert str(e.value).startswith("7 samples failed") and f"First: id {ids[0]}, toy" in str(e.value)
+    assert str(e.value).startswith("7 samples failed") and f"First: id {ids[0]}, toy" in str(
+        e.value
+    )
     assert "\n" not in str(e.value) and leftovers(tmp_path) == []
     finished = ids[6] // 10
     assert len(list((tmp_path / "d").glob("data/train/*.h5"))) == finished > 0

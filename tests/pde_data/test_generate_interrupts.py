@@ -89,7 +89,7 @@ def finish(root: Path, workers: int = 1) -> str:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("done", [0, 1, 37, 50])
+@pytest.mark.parametrize("done", [1, 37, 52])
 def test_interrupted_in_this_process(tmp_path, whole, signum, done):
     root = tmp_path / "d"
     before = signal.getsignal(signum)
@@ -99,16 +99,14 @@ def test_interrupted_in_this_process(tmp_path, whole, signum, done):
             os.kill(os.getpid(), signum)
 
     with pytest.raises(KeyboardInterrupt):
-        config = GenerateConfig(out=root, **SETTINGS)
-        # the first event comes before the work: Python's own handlers are still in place
-        generate(config, progress=stop if done else None) if done else os.kill(os.getpid(), 2)
+        generate(GenerateConfig(out=root, **SETTINGS), progress=stop)
     assert signal.getsignal(signum) is before
-    if done:
-        assert len(shards(root)) == done // 4 and temporaries(root) == []
-        assert done < 4 or check_dataset(root, physics=True) == []
-        assert done >= 4 or not root.exists()  # nothing half-written
-        if shards(root):
-            assert finish(root) == whole
+    assert len(shards(root)) == done // 4 and temporaries(root) == []
+    if done < 4:
+        assert not root.exists()  # nothing half-written
+    else:
+        assert check_dataset(root, physics=True) == []
+        assert finish(root) == whole
 
 
 @pytest.mark.parametrize("whom", ["group", "parent"])
@@ -119,7 +117,7 @@ def test_interrupted_with_workers(tmp_path, whole, whom, per_shard, signum):
     """A terminal sends Ctrl-C to all processes; a batch system may tell the parent alone."""
     root = tmp_path / "d"
     p = start(root, workers=2, samples_per_shard=per_shard)
-    for line in p.stdout:  # past the first valid shards, in any order
+    for line in p.stdout:  # far enough for some shards to be finished
         if int(line.split()[0]) == 70:
             break
     (os.killpg if whom == "group" else os.kill)(p.pid, signum)
@@ -216,7 +214,8 @@ class Rod(Problem):
     def solve(self, inputs, resolution, *, solver, rtol=1e-10):
         grid = self.schema(resolution).grid
         r = solve_diffusion(1.0, inputs(grid), grid, solver=solver, rtol=rtol)
-        return Solution({"f": inputs(grid), "u": r.x}, r.residual, r.iterations, r.seconds, r.solver)
+        fields = {"f": inputs(grid), "u": r.x}
+        return Solution(fields, r.residual, r.iterations, r.seconds, r.solver)
 
     def choose_solver(self, resolution):
         return "direct"

@@ -40,7 +40,9 @@ class Manufactured(Problem):
         return DatasetSchema(
             self.name,
             self.title,
-            Grid(tuple(Axis(x, n, location=location) for x, n in zip("xy", resolution, strict=True))),
+            Grid(
+                tuple(Axis(x, n, location=location) for x, n in zip("xy", resolution, strict=True))
+            ),
             (FieldSpec("f", "source", location=location), FieldSpec("u", "u", location=location)),
             ("f",),
             ("u",),
@@ -250,7 +252,7 @@ def test_restriction_wraps_around_periodic_cells():
 def test_unknown_names_suggest_the_nearest():
     with pytest.raises(UnknownNameError, match="Did you mean 'darcy'"):
         get_problem("darcey")
-    with pytest.raises(ProblemError, match="has no parameter 'forcin'. Did you mean 'forcing'"):
+    with pytest.raises(ProblemError, match=r"has no parameter 'forcin'\. Did you mean 'forcing'"):
         get_problem("darcy", forcin=1)
     with pytest.raises(UnknownNameError, match="Did you mean 'pyamg'"):
         get_problem("darcy").check_solver("pyamgg")

@@ -3,6 +3,7 @@ import os
 import pickle
 import runpy
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -76,7 +77,7 @@ def edit(path, change):
         change(f)
 
 
-def replace(f, name, values, keep=()):
+def put(f, name, values):
     """Put other values in place of a dataset; scales are attached again."""
     attrs = {
         k: f[name].attrs[k]
@@ -222,7 +223,7 @@ def test_missing_shard(root):
 
 
 def _drop_last_column(f):
-    replace(f, "t0_fields/u", f["t0_fields/u"][:, :, :-1])
+    put(f, "t0_fields/u", f["t0_fields/u"][:, :, :-1])
 
 
 def _swap_x(f):
@@ -257,7 +258,7 @@ def _shift_x(f):
         (lambda f: f.attrs.__setitem__("layout", "mesh"), ("layout 'mesh'",)),
         (lambda f: f["quality"].__delitem__("residual"), ("quality/residual is missing",)),
         (
-            lambda f: replace(f, "quality/seed", f["quality/seed"][:3]),
+            lambda f: put(f, "quality/seed", f["quality/seed"][:3]),
             ("quality/seed has shape (3,)",),
         ),
         (
@@ -411,7 +412,7 @@ def test_residuals_against_the_tolerance(tmp_path):
     assert check_dataset(path) == []
 
 
-# -- the directory -----------------------------------------------------------------------------------
+# -- the directory ---------------------------------------------------------------------------------
 
 
 def test_sound(root, shard):
@@ -458,7 +459,7 @@ def test_new_shard_that_the_index_does_not_know(root):
 def test_shards_of_two_configurations(root):
     config = S.config_of(S.darcy(), {"train": 12}, seed=8)
     S.write_shard(root, S.darcy(), config, "train", 2)
-    with pytest.raises(ConfigMismatchError, match="darcy_train_00002.h5 was made with another"):
+    with pytest.raises(ConfigMismatchError, match=r"darcy_train_00002\.h5 was made with another"):
         rebuild_index(root)
     assert "ConfigMismatchError" in kinds(check_dataset(root, quick=True))
 
@@ -521,7 +522,7 @@ def test_view_made_before_a_shard_was_replaced(root):
         open_dataset(root / "train.h5")
 
 
-# -- files that would lead elsewhere -----------------------------------------------------------------
+# -- files that would lead elsewhere ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("source", ["/etc/secret.h5", "../other/secret.h5", "data/../../secret.h5"])
@@ -584,7 +585,7 @@ def test_links_and_external_storage_are_not_followed(root, shard, tmp_path):
         assert "SchemaError" in kinds(check_dataset(copy))
 
 
-# -- damage ------------------------------------------------------------------------------------------
+# -- damage ----------------------------------------------------------------------------------------
 
 
 def test_200_flipped_bytes(tmp_path):
@@ -627,12 +628,23 @@ def test_200_flipped_bytes(tmp_path):
     assert check_dataset(tmp_path) == []
 
 
-# -- golden file -------------------------------------------------------------------------------------
+# -- golden file -----------------------------------------------------------------------------------
+
+
+def golden_schema():
+    schema = S.flow((6, 5), dtype="float32")
+    return replace(
+        schema,
+        fields=tuple(f for f in schema.fields if f.name != "inflow"),
+        boundary_conditions=tuple(
+            b for b in schema.boundary_conditions if b.kind in ("no_slip", "robin")
+        ),
+    )
 
 
 def make_golden(path=GOLDEN):
     """How the golden file of format 1.0 was made, once and for ever."""
-    schema = S.flow((6, 5), dtype="float32")
+    schema = golden_schema()
     config = S.config_of(schema, {"train": 4})
     scratch = path.parent / "golden"
     S.write_shard(scratch, schema, config, "train", 0, fail={2})
@@ -643,7 +655,7 @@ def make_golden(path=GOLDEN):
 def test_golden_file():
     assert GOLDEN.stat().st_size < 100_000
     ds = open_dataset(GOLDEN)
-    assert ds.schema == S.flow((6, 5), dtype="float32")
+    assert ds.schema == golden_schema()
     assert ds.content_digest == GOLDEN_DIGEST
     part = ds["train"]
     assert part.ids.tolist() == [0, 1, 3]
@@ -654,12 +666,12 @@ def test_golden_file():
     assert check_dataset(GOLDEN) == []
 
 
-GOLDEN_DIGEST = "2bc309a3c48410bf179b3ee67f7b6a19f1737a1a168f0efcbebb080221700925"
-GOLDEN_PARAMS = {"nu": 0.03151268371478266, "rho": 2.0}
+GOLDEN_DIGEST = "68a935c7f0872dd7e5144c1e881b60016a4ceecac6619871f7c58f84717e8392"
+GOLDEN_PARAMS = {"nu": 0.48138993936400454, "rho": 2.0}
 GOLDEN_VALUES = {
     ("inputs", "k", (0, 0)): 2.038175582885742,
     ("inputs", "depth", (5, 4)): -0.08131828904151917,
     ("outputs", "p", (2, 5, 4)): -0.8112916946411133,
-    ("outputs", "velocity", (1, 0, 3, 1)): -1.1994783878326416,
-    ("outputs", "strain", (0, 2, 2, 1, 0)): -0.4268631935119629,
+    ("outputs", "velocity", (1, 0, 3, 1)): 0.8960393071174622,
+    ("outputs", "strain", (0, 2, 2, 1, 0)): -0.2862311601638794,
 }

@@ -611,7 +611,8 @@ def test_memory_does_not_grow_with_the_shard(tmp_path):
         rng = np.random.default_rng(0)
         a = np.full((256, 256), 5.0)
         noise = rng.uniform(size=(256, 256))
-        with S["ShardWriter"](sys.argv[2], split="train", shard=0, schema=schema, config=config) as w:
+        where = {"split": "train", "shard": 0, "schema": schema, "config": config}
+        with S["ShardWriter"](sys.argv[2], **where) as w:
             for i in w.sample_ids:
                 w.add(i, fields={"a": a, "u": noise + i}, residual=0.0, iterations=0, wall_time=0.0)
                 if i == 9:
