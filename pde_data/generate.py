@@ -391,7 +391,7 @@ class _Signals:
     """SIGINT and SIGTERM raise KeyboardInterrupt, but only where nothing can break.
 
     HDF5 does not survive an exception in the middle of a write, so a signal waits until the
-    program solves a sample or waits for one.
+    program solves a sample or waits for one. A second signal does not wait.
     """
 
     def __init__(self) -> None:
@@ -411,7 +411,7 @@ class _Signals:
         self._old = {}
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self._safe:
+        if self._safe or self._pending:
             self._safe = False
             raise KeyboardInterrupt
         self._pending = True
@@ -760,20 +760,18 @@ def generate(
     job = _Job(root, problem, schema, dataset, config.error_fraction, command)
     for split, k in todo:
         clean_temporaries(root, split, k, problem=problem.name)
-    try:
-        with _Signals() as signals:
-            try:
-                _run(job, todo, tally, signals, min(config.workers, total))
-            finally:
-                for split, k in todo:
-                    clean_temporaries(root, split, k, problem=problem.name)
-    except BaseException:
-        with suppress(DatasetError, OSError):  # the first error is the one to report
-            if any(path.exists() for path in paths.values()):
-                rebuild_index(root, requested=dataset.n)
-        _remove_empty(root)
-        raise
-    manifest = rebuild_index(root, requested=dataset.n)
+    with _Signals() as signals:
+        try:
+            _run(job, todo, tally, signals, min(config.workers, total))
+        except BaseException:
+            for split, k in todo:
+                clean_temporaries(root, split, k, problem=problem.name)
+            with suppress(DatasetError, OSError):  # the first error is the one to report
+                if any(path.exists() for path in paths.values()):
+                    rebuild_index(root, requested=dataset.n)
+            _remove_empty(root)
+            raise
+        manifest = rebuild_index(root, requested=dataset.n)
     return GenerateResult(
         path=root,
         config=dataset,

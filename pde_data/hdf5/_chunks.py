@@ -8,6 +8,7 @@ it is. The result is an ordinary gzip chunk for every HDF5 library, 5 to 10 time
 
 from __future__ import annotations
 
+import functools
 import itertools
 import struct
 import zlib
@@ -19,6 +20,7 @@ __all__ = ["deflate_planes", "encode", "fletcher32", "write_block"]
 
 #: Bytes looked at to see whether coding a plane pays.
 PIECE, PIECES = 512, 4
+_FALLING = np.arange(2.0**14, 0.0, -1.0)
 
 
 def write_block(ds: h5py.Dataset, first: int, block: np.ndarray) -> None:
@@ -55,56 +57,67 @@ def encode(chunk: np.ndarray) -> bytes:
 
 def deflate_planes(planes: np.ndarray) -> bytes:
     """Deflate (RFC 1950, 1951) the rows of an array of bytes, one after the other."""
-    parts = [b"\x78\x01"]
+    parts: list[bytes | np.ndarray] = [b"\x78\x01"]
     for plane in planes:
         if _compresses(plane):
-            # flushed to a byte boundary, so that the next part can be of any kind
-            z = zlib.compressobj(1, zlib.DEFLATED, -15, 8, zlib.Z_RLE)
-            parts += [z.compress(plane), z.flush(zlib.Z_SYNC_FLUSH)]
+            parts.append(_constant_run(plane) or _run_length(plane))
         else:
-            data = plane.tobytes()
-            for i in range(0, len(data), 0xFFFF):
-                piece = data[i : i + 0xFFFF]
+            for i in range(0, len(plane), 0xFFFF):
+                piece = plane[i : i + 0xFFFF]
                 parts += [struct.pack("<BHH", 0, len(piece), len(piece) ^ 0xFFFF), piece]
     parts.append(struct.pack("<BHH", 1, 0, 0xFFFF))  # an empty last block
     parts.append(struct.pack(">I", zlib.adler32(planes)))
     return b"".join(parts)
 
 
+def _run_length(plane: np.ndarray | bytes) -> bytes:
+    # flushed to a byte boundary, so that the next part can be of any kind
+    z = zlib.compressobj(1, zlib.DEFLATED, -15, 8, zlib.Z_RLE)
+    return z.compress(plane) + z.flush(zlib.Z_SYNC_FLUSH)
+
+
+def _constant_run(plane: np.ndarray) -> bytes:
+    """Code of a plane of one value, kept for the next; ``b""`` if there are several."""
+    constant = plane[0] == plane[-1] and (plane == plane[0]).all()
+    return _code_of_run(int(plane[0]), len(plane)) if constant else b""
+
+
+@functools.lru_cache(maxsize=64)
+def _code_of_run(value: int, n: int) -> bytes:
+    return _run_length(bytes([value]) * n)
+
+
 def _compresses(plane: np.ndarray) -> bool:
-    """Say whether coding a plane pays, judged by a few pieces of it: runs, or a low entropy."""
+    """Say whether coding a plane saves some 15 %, judged by a few pieces of it."""
     part = len(plane) // PIECES
     if part > PIECE:
-        starts = [i * part + (part - PIECE) // 2 for i in range(PIECES)]
-        plane = np.concatenate([plane[i : i + PIECE] for i in starts])
+        first = (part - PIECE) // 2
+        plane = plane[: PIECES * part].reshape(PIECES, part)[:, first : first + PIECE].ravel()
     n = len(plane)
-    if np.count_nonzero(plane[1:] == plane[:-1]) > 0.1 * n:
+    same = plane[1:] == plane[:-1]
+    if np.count_nonzero(same[1:] & same[:-1]) > 0.2 * n:  # runs
         return True
     counts = np.bincount(plane)
     counts = counts[counts > 0]
     bits = np.log2(n) - counts @ np.log2(counts) / n
-    return bool(bits < 0.92 * 8)
+    return bool(bits < 0.85 * 8)
 
 
 def fletcher32(data: bytes) -> int:
     """Compute HDF5's checksum: 16-bit big-endian words, sums modulo 65535 with 65535 for zero.
 
-    The first sum is that of the words w_1 ... w_n, the second that of ``(n + 1 - i) w_i``.
+    The first sum is that of the words w_1 ... w_n, the second that of all partial sums. They
+    are taken over little-endian words: swapping the bytes multiplies by 256 modulo 65535.
     """
-    row = 1024
-    n = -(-len(data) // 2)
-    rows = -(-n // row)
-    # sums over a row stay below 2**53, so float64 is exact and the products run in BLAS
-    words = np.zeros(rows * row)
-    even = 2 * (len(data) // 2)
-    words[: even // 2] = np.frombuffer(data, ">u2", count=even // 2)
     if len(data) % 2:
-        words[even // 2] = data[-1] << 8
-    table = words.reshape(rows, row)
-    sums = table.sum(axis=1).astype(np.int64)
-    falling = (table @ np.arange(row, 0.0, -1.0)).astype(np.int64)
-    first = int(sums.sum())
-    after = row * np.arange(rows - 1, -1, -1, dtype=np.int64)  # words behind each row
-    second = int(falling.sum() + sums @ after) - (rows * row - n) * first
-    low, high = ((s % 0xFFFF) or (0xFFFF if s else 0) for s in (first, second))
+        data += b"\0"
+    words = np.frombuffer(data, "<u2")
+    first = second = 0
+    for i in range(0, len(words), len(_FALLING)):  # blocks that stay in the cache
+        block = words[i : i + len(_FALLING)].astype(np.float64)
+        n = len(block)
+        # below 2**53, so float64 is exact and the product runs in BLAS
+        second += n * first + int(block @ _FALLING[-n:])
+        first += int(block.sum())
+    low, high = ((256 * s % 0xFFFF) or (0xFFFF if s else 0) for s in (first, second))
     return high << 16 | low

@@ -36,11 +36,15 @@ class _Pass:
         self.n = total
 
     def add(self, values: np.ndarray) -> None:
-        """Merge values of shape (points, *components), float64."""
+        """Merge values of shape (points, *components), float64; `values` is used up."""
         if len(values) == 0:
             return
         mean = values.mean(axis=0)
-        self.merge(len(values), mean, np.sum((values - mean) ** 2, axis=0))
+        values -= mean
+        # the dot product of one component runs in BLAS
+        scalar = values.ndim == 1
+        m2 = values @ values if scalar else np.einsum("i...,i...->...", values, values)
+        self.merge(len(values), mean, np.asarray(m2))
 
 
 class Moments:
@@ -66,11 +70,11 @@ class Moments:
 
     def add(self, sample: np.ndarray) -> None:
         """Take in one sample, shape ``([T], *space, *components)``."""
-        values = np.asarray(sample, np.float64)
+        values = np.array(sample, np.float64, order="C")
         with np.errstate(over="ignore", invalid="ignore"):  # beyond 1e154 they are not finite
-            self.value.add(values.reshape(-1, *self.shape))
             if self.timed:
                 self.delta.add(np.diff(values, axis=0).reshape(-1, *self.shape))
+            self.value.add(values.reshape(-1, *self.shape))
 
     def merge(self, other: Moments) -> None:
         """Take in what another pass has seen."""

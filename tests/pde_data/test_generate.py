@@ -461,10 +461,9 @@ def test_too_many_failures_stop_the_run(tmp_path, nothing):
     ids = [i for i in range(100) if np.random.default_rng(int(
         np.random.SeedSequence(config.seed, spawn_key=(i,)).generate_state(1, np.uint64)[0]
     )).random() < 0.3]  # fmt: skip
-    assert str(e.value).startswith("7 samples failed") and f"First: id {ids[0]}, toy" in str(
-        e.value
-    )
-    assert "\n" not in str(e.value) and leftovers(tmp_path) == []
+    line = str(e.value)
+    assert line.startswith("7 samples failed") and f"First: id {ids[0]}, toy" in line
+    assert "\n" not in line and leftovers(tmp_path) == []
     finished = ids[6] // 10
     assert len(list((tmp_path / "d").glob("data/train/*.h5"))) == finished > 0
     assert check_dataset(tmp_path / "d") == []
