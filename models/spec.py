@@ -23,7 +23,8 @@ class ModelSpec:
         ``"periodic"``, ... or ``"none"`` where the data states none.
     boundary_value : float or None
         The constant Dirichlet value, in the normalized units that the model outputs, if all
-        Dirichlet sides share one.
+        Dirichlet sides share one. None (unknown, or several values): models do not fix the
+        walls but learn them; in normalized units there is no neutral value.
     """
 
     in_channels: int

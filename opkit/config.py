@@ -11,7 +11,7 @@ from .errors import UsageError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["parse_resolution", "parse_set", "read_config", "resolve"]
+__all__ = ["number", "parse_resolution", "parse_set", "read_config", "resolve"]
 
 
 def resolve[M: BaseModel](
@@ -140,6 +140,16 @@ def _float(value: Any) -> Any:
         except ValueError:
             return value
     return value
+
+
+def number(text: str | None) -> int | float | str | None:
+    """``"5"`` as 5, ``"0.5"`` as 0.5; what is no number stays text for the settings to judge."""
+    for kind in (int, float):
+        try:
+            return None if text is None else kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def parse_resolution(text: str | None) -> int | tuple[int, ...] | None:

@@ -200,6 +200,8 @@ def plot_history(history: Mapping[str, Sequence[float]], *, ax: Axes | None = No
         Columns of ``history.csv``; of ``train_loss``, ``valid_loss``, ``valid_rel_l2``,
         ``valid_rel_h1`` those that exist and hold positive numbers are drawn.
     """
+    from matplotlib.ticker import MaxNLocator
+
     ax = _new_axes() if ax is None else ax
     epochs = np.asarray(history["epoch"], dtype=float)
     columns = {
@@ -224,7 +226,7 @@ def plot_history(history: Mapping[str, Sequence[float]], *, ax: Axes | None = No
             ms=6,
             label=f"kept: epoch {epochs[best]:g}",
         )
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(yscale="log", xlabel="epoch", ylabel="relative error, loss [dimensionless]")
     ax.grid(alpha=0.3, which="both", lw=0.5)
     ax.legend(frameon=False, fontsize="small")

@@ -15,7 +15,9 @@ from . import _options, data, demo, evaluate, fit, generate, list_, predict, rep
 __all__ = ["app", "run"]
 
 #: typer's base of usage errors (typer vendors click in some versions, so it is not imported).
-_ClickException = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+_ClickException: type[Exception] = next(
+    c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"
+)
 
 app = typer.Typer(
     name="opkit",
@@ -61,7 +63,12 @@ def run(args: Sequence[str]) -> int:
     _options.arguments[:] = args
     command = typer.main.get_command(app)
     try:
-        status = command.main(args=list(args), prog_name="opkit", standalone_mode=False)
+        # not command.main(), which swallows what a KeyboardInterrupt says
+        with command.make_context("opkit", list(args)) as context:
+            command.invoke(context)
+        return 0
+    except typer.Exit as done:
+        return done.exit_code
     except typer.Abort:
         raise KeyboardInterrupt from None
     except _ClickException as error:
@@ -70,7 +77,6 @@ def run(args: Sequence[str]) -> int:
             return 0
         sys.stderr.write(f"{_usage_line(error)}\n")
         return 2
-    return status if isinstance(status, int) else 0
 
 
 def _usage_line(error: Any) -> str:

@@ -23,7 +23,8 @@ def demo(
 
     import opkit
     from opkit._functions import run_evaluate, run_fit, run_generate
-    from opkit.demo import DATA, TRAINING, prepare
+    from opkit.config import resolve
+    from opkit.demo import DATA, TRAINING, one_thread, prepare
     from opkit.evaluate import EvaluateConfig
     from opkit.fit import FitConfig
     from opkit.progress import duration
@@ -35,12 +36,13 @@ def demo(
     start = time.monotonic()
     data, run = prepare(Path(out or "demo"), overwrite=overwrite)
     tell("1/4 data: permeability a and pressure u of Darcy flow, -div(a grad u) = 1, u = 0 outside")
-    made = run_generate(GenerateConfig(out=data, **DATA), command=command_line())
+    made = run_generate(resolve(GenerateConfig, {"out": data, **DATA}), command=command_line())
     tell(lines(made))
     tell(f"2/4 training {TRAINING['model']} to map a to u, {TRAINING['epochs']} epochs")
-    run_fit(FitConfig(data=str(data), out=str(run), **TRAINING))
-    tell("3/4 errors on 50 samples the training never saw, and the solver at the same accuracy")
-    metrics = run_evaluate(EvaluateConfig(run=str(run), data=str(data)))
+    with one_thread():
+        run_fit(resolve(FitConfig, {"data": data, "out": run, **TRAINING}))
+        tell("3/4 errors on samples the training never saw, and the solver at the same accuracy")
+        metrics = run_evaluate(resolve(EvaluateConfig, {"run": run, "data": data}))
     tell("4/4 report")
     page = opkit.report(run)
     error = metrics["rel_l2"]

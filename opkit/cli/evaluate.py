@@ -47,7 +47,7 @@ def evaluate(
 ) -> None:
     """Compute errors on a split and compare with the solver at the same accuracy."""
     from opkit._functions import run_evaluate
-    from opkit.config import parse_resolution, resolve
+    from opkit.config import number, parse_resolution, resolve
     from opkit.evaluate import EvaluateConfig
 
     given = {
@@ -55,10 +55,10 @@ def evaluate(
         "data": data,
         "split": split,
         "resolution": tuple(parse_resolution(r) for r in resolution) if resolution else None,
-        "batch_size": batch_size,
+        "batch_size": number(batch_size),
         "compare": compare,
-        "n_solve": n_solve,
-        "repeats": repeats,
+        "n_solve": number(n_solve),
+        "repeats": number(repeats),
         "device": device,
     }
     settings = resolve(EvaluateConfig, given, config=config, what="opkit evaluate")

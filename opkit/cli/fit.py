@@ -88,33 +88,33 @@ def fit(
 ) -> None:
     """Train a model on a dataset; the best epoch on the validation split is kept."""
     from opkit._functions import ALIASES, run_fit
-    from opkit.config import parse_set, resolve
+    from opkit.config import number, parse_set, resolve
     from opkit.fit import FitConfig
 
     given = {
         "data": data,
         "model": model,
         "out": out,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "lr": lr,
-        "weight_decay": weight_decay,
+        "epochs": number(epochs),
+        "batch_size": number(batch_size),
+        "lr": number(lr),
+        "weight_decay": number(weight_decay),
         "scheduler": scheduler,
         "loss": loss,
-        "seed": seed,
+        "seed": number(seed),
         "set": parse_set(set_ or ()) or None,
-        "patience": patience,
+        "patience": number(patience),
         "resume": resume or None,
         "overwrite": overwrite or None,
-        "n_train": n_train,
-        "gradient_clip": gradient_clip,
-        "accumulate": accumulate,
+        "n_train": number(n_train),
+        "gradient_clip": number(gradient_clip),
+        "accumulate": number(accumulate),
         "accelerator": accelerator,
-        "devices": devices,
-        "num_nodes": num_nodes,
+        "devices": number(devices),
+        "num_nodes": number(num_nodes),
         "strategy": strategy,
         "precision": precision,
-        "num_workers": num_workers,
+        "num_workers": number(num_workers),
         "logger": logger,
     }
     settings = resolve(FitConfig, given, config=config, what="opkit fit", aliases=ALIASES["fit"])

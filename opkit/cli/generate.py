@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ._options import Config, Debug, Json, Set, Text, command_line, emit, option, size, shown, tell
+from ._options import Config, Debug, Json, Set, Text, command_line, emit, option, shown, size, tell
 
 
 def generate(
@@ -74,30 +73,30 @@ def generate(
 ) -> None:
     """Make a dataset: sample inputs, solve, check residuals, write HDF5."""
     from opkit._functions import ALIASES, run_generate
-    from opkit.config import parse_resolution, parse_set, resolve
+    from opkit.config import number, parse_resolution, parse_set, resolve
     from pde_data.generate import GenerateConfig
     from pde_data.problem import get_problem
 
     given = {
         "problem": problem,
         "out": out,
-        "n": n,
-        "n_valid": n_valid,
-        "n_test": n_test,
+        "n": number(n),
+        "n_valid": number(n_valid),
+        "n_test": number(n_test),
         "resolution": parse_resolution(resolution),
-        "seed": seed,
+        "seed": number(seed),
         "solver": solver,
         "set": parse_set(set_ or ()) or None,
         "dtype": dtype,
-        "workers": workers,
+        "workers": number(workers),
         "resume": resume or None,
         "overwrite": overwrite or None,
         "shards": shards,
-        "max_failures": max_failures,
-        "rtol": rtol,
+        "max_failures": number(max_failures),
+        "rtol": number(rtol),
         "compression": compression,
-        "error_fraction": error_fraction,
-        "samples_per_shard": samples_per_shard,
+        "error_fraction": number(error_fraction),
+        "samples_per_shard": number(samples_per_shard),
     }
     settings = resolve(
         GenerateConfig, given, config=config, what="opkit generate", aliases=ALIASES["generate"]

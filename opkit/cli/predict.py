@@ -35,7 +35,7 @@ def predict(
 ) -> None:
     """Write a run's predictions for the samples of a dataset or an array."""
     from opkit._functions import run_predict
-    from opkit.config import resolve
+    from opkit.config import number, resolve
     from opkit.predict import PredictConfig
 
     given = {
@@ -43,7 +43,7 @@ def predict(
         "data": data,
         "out": out,
         "split": split,
-        "batch_size": batch_size,
+        "batch_size": number(batch_size),
         "overwrite": overwrite or None,
         "device": device,
     }

@@ -26,20 +26,15 @@ class _Sink:
     asks `check`.
     """
 
-    def __init__(self, fd: int, path: Path) -> None:
-        self.fd, self.path = fd, path
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
         self._pos = 0
         self._error: OSError | None = None
 
     def check(self) -> None:
-        """Raise the first error of the operating system, with what to do about it."""
-        if self._error is None:
-            return
-        e = self._error
-        why = f"{os.strerror(e.errno or 0)}: cannot write {self.path}"
-        if e.errno in _FULL:
-            why += ". Free some space or choose another directory; what is finished is kept."
-        raise OSError(e.errno, why)
+        """Raise the first error of the operating system."""
+        if self._error is not None:
+            raise self._error
 
     def _keep(self, e: OSError) -> None:
         self._error = self._error or e
@@ -110,7 +105,7 @@ class AtomicH5:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".tmp", dir=path.parent)
         self._tmp = Path(name)
-        self._sink = _Sink(fd, path)
+        self._sink = _Sink(fd)
         try:
             os.fchmod(fd, 0o666 & ~_umask())
             # superblock 2 with checksums, readable by HDF5 >= 1.8
@@ -121,7 +116,10 @@ class AtomicH5:
 
     def check(self) -> None:
         """Raise `OSError` if a write has failed."""
-        self._sink.check()
+        try:
+            self._sink.check()
+        except OSError as e:
+            raise explained(e, self.path) from e
 
     def publish(self) -> None:
         """Close, sync and rename.
@@ -138,8 +136,10 @@ class AtomicH5:
             self._sink.check()
             os.fsync(self._sink.fd)
             os.replace(self._tmp, self.path)
-        except BaseException:
+        except BaseException as e:
             self.discard()
+            if isinstance(e, OSError):
+                raise explained(e, self.path) from e
             raise
         os.close(self._sink.fd)
         sync_directory(self.path.parent)
@@ -175,10 +175,20 @@ def write_text(path: Path, text: str) -> None:
             os.fchmod(f.fileno(), 0o666 & ~_umask())
             os.fsync(f.fileno())
         os.replace(name, path)
-    except BaseException:
+    except BaseException as e:
         Path(name).unlink(missing_ok=True)
+        if isinstance(e, OSError):
+            raise explained(e, path) from e
         raise
     sync_directory(path.parent)
+
+
+def explained(e: OSError, path: Path) -> OSError:
+    """Return the error with the file it is about, and with what to do about a full disk."""
+    why = f"{os.strerror(e.errno or 0)}: cannot write {path}"
+    if e.errno in _FULL:
+        why += ". Free some space or choose another directory; what is finished is kept."
+    return OSError(e.errno, why)
 
 
 def clean_old(directory: Path, stem: str, age: float = 3600.0) -> None:

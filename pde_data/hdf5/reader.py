@@ -611,8 +611,8 @@ def _view_parts(f: h5py.File, path: Path, schema: DatasetSchema) -> list[_Part]:
         if not shard.exists():
             raise MissingShardError(
                 f"{path}: {name} is missing (samples {ids[a]}-{ids[b - 1]}). HDF5 would show fill "
-                "values in its place. Copy the whole directory, or make one plain file with "
-                "pde_data.hdf5.export_h5."
+                "values in its place. Copy the whole directory, or use "
+                "opkit data export h5."
             )
         parts.append(_Part(shard, 0, b - a))
         position = b

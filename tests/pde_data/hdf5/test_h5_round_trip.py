@@ -44,6 +44,7 @@ from pde_data.hdf5 import (
     shard_path,
     split_of_id,
 )
+from pde_data.hdf5._atomic import write_text
 from pde_data.hdf5._chunks import deflate_planes, encode, fletcher32
 from pde_data.hdf5._file import chunk_shape
 from pde_data.hdf5.writer import public_command
@@ -540,6 +541,21 @@ def test_disk_full(tmp_path, monkeypatch, code):
     assert e.value.errno == code
     assert ("Free some space" in str(e.value)) == (code != errno.EIO)
     assert list(w.path.parent.iterdir()) == []
+
+
+def test_disk_full_while_indexing(tmp_path, monkeypatch):
+    S.write_dataset(tmp_path, n={"train": 2})
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+
+    def fsync(fd):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for call in (lambda: rebuild_index(tmp_path), lambda: write_text(tmp_path / "stats.yaml", "x")):
+        with pytest.raises(OSError, match=r"cannot write .*Free some space") as e:
+            call()
+        assert e.value.errno == errno.ENOSPC
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
 
 
 def test_file_size_limit_of_the_system(tmp_path):
