@@ -37,77 +37,50 @@ class TrainingDiverged(RuntimeError):
 
 
 class FitConfig(BaseModel):
-    """Settings of `fit`.
-
-    Parameters
-    ----------
-    data : path
-        Dataset with the splits train and valid.
-    model : str
-        Name in the model registry.
-    out : path
-        Run directory to write.
-    epochs : int
-    batch_size : int
-        Of each process.
-    lr : float
-        Largest learning rate.
-    weight_decay : float
-        Of AdamW.
-    scheduler : {"onecycle", "cosine", "constant"}
-        Of the learning rate, changed with every step.
-    loss : {"h1", "l2"}, optional
-        Relative error in physical units; default the task's own, H1 for static fields.
-    seed : int
-        Of the initial weights and of the shuffling.
-    options : mapping
-        Options of the model, as ``--set`` gives them.
-    patience : int, optional
-        Stop after so many epochs without a lower error on valid.
-    resume : bool
-        Go on from the last finished epoch of `out`.
-    overwrite : bool
-        Remove the run that is in `out`.
-    n_train : int, optional
-        Train on the first samples only.
-    gradient_clip : float, optional
-        Largest norm of the gradient.
-    accumulate : int
-        Batches per step.
-    accelerator, devices, num_nodes, strategy, precision
-        As Lightning's `Trainer` takes them.
-    num_workers : int, optional
-        Processes that read data; default none if the data fits in memory.
-    logger : {"csv", "tensorboard", "wandb"}
-        ``history.csv`` is written always; the others beside it, if installed.
-    """
+    """Settings of `fit`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    data: str
-    model: str
-    out: str
-    epochs: int = Field(default=50, ge=1)
-    batch_size: int = Field(default=8, ge=1)
-    lr: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
-    weight_decay: float = Field(default=1e-4, ge=0, allow_inf_nan=False)
-    scheduler: Literal["onecycle", "cosine", "constant"] = "onecycle"
-    loss: Literal["h1", "l2"] | None = None
-    seed: int = Field(default=0, ge=0)
-    options: dict[str, Any] = Field(default_factory=dict)
-    patience: int | None = Field(default=None, ge=1)
-    resume: bool = False
-    overwrite: bool = False
-    n_train: int | None = Field(default=None, ge=1)
-    gradient_clip: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    accumulate: int = Field(default=1, ge=1)
-    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
-    devices: int | Literal["auto"] = 1
-    num_nodes: int = Field(default=1, ge=1)
-    strategy: str = "auto"
-    precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"] = "32-true"
-    num_workers: int | None = Field(default=None, ge=0)
-    logger: Literal["csv", "tensorboard", "wandb"] = "csv"
+    data: str = Field(description="dataset with the splits train and valid")
+    model: str = Field(description="name in the model registry")
+    out: str = Field(description="run directory to write")
+    epochs: int = Field(50, ge=1, description="passes over the training data")
+    batch_size: int = Field(8, ge=1, description="samples a batch, in each process")
+    lr: float = Field(2e-3, gt=0, allow_inf_nan=False, description="largest learning rate")
+    weight_decay: float = Field(1e-4, ge=0, allow_inf_nan=False, description="of AdamW")
+    scheduler: Literal["onecycle", "cosine", "constant"] = Field(
+        "onecycle", description="of the learning rate, which changes with every step"
+    )
+    loss: Literal["h1", "l2"] | None = Field(
+        None, description="relative error in physical units; default the task's: H1"
+    )
+    seed: int = Field(0, ge=0, description="of the initial weights and of the shuffling")
+    options: dict[str, Any] = Field(default_factory=dict, description="options of the model")
+    patience: int | None = Field(
+        None, ge=1, description="stop after so many epochs without a lower error on valid"
+    )
+    resume: bool = Field(False, description="go on from the last finished epoch in `out`")
+    overwrite: bool = Field(False, description="remove the run that is in `out`")
+    n_train: int | None = Field(None, ge=1, description="train on the first samples only")
+    gradient_clip: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="largest norm of the gradient"
+    )
+    accumulate: int = Field(1, ge=1, description="batches a step")
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = Field(
+        "auto", description="as Lightning's Trainer takes it, like the next four"
+    )
+    devices: int | Literal["auto"] = Field(1, description="number of devices on each machine")
+    num_nodes: int = Field(1, ge=1, description="machines")
+    strategy: str = Field("auto", description="how devices work together: ddp, fsdp, ...")
+    precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"] = Field(
+        "32-true", description="of weights and arithmetic"
+    )
+    num_workers: int | None = Field(
+        None, ge=0, description="reading processes; default none if the data fits in memory"
+    )
+    logger: Literal["csv", "tensorboard", "wandb"] = Field(
+        "csv", description="history.csv is always written; the others beside it, if installed"
+    )
 
     @field_validator("data", mode="before")
     @classmethod

@@ -28,8 +28,8 @@ class Progress:
 
     Notes
     -----
-    The time left comes from the work done since the start of this run (`initial` units were
-    there before), so that a resumed run does not promise too much.
+    Rate and time left come from the work done since the first `update`, so that neither a resumed
+    run nor a slow start distorts them.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Progress:
         self.done = 0
         self.initial: int | None = None
         self.note = ""
-        self._last = self.start
+        self._last = self._first = self.start
         self._bar: Any = None
         self._task: Any = None
 
@@ -76,7 +76,7 @@ class Progress:
             What else to show, such as the loss.
         """
         if self.initial is None:
-            self.initial = max(done - 1, 0) if done else 0
+            self.initial, self._first = done, time.monotonic()
         self.done, self.note = done, note
         self.total = total if total is not None else self.total
         if self._bar is not None:
@@ -86,7 +86,7 @@ class Progress:
 
     def text(self) -> str:
         """``"120/300 samples, 41/s, 4 s left, loss 0.02"``."""
-        elapsed = time.monotonic() - self.start
+        elapsed = time.monotonic() - self._first
         here = self.done - (self.initial or 0)
         parts = [f"{self.done}{f'/{self.total}' if self.total else ''} {self.unit}".rstrip()]
         if here > 0 and elapsed > 0:
@@ -95,7 +95,7 @@ class Progress:
             if self.total and self.done < self.total:
                 parts.append(f"{duration((self.total - self.done) / rate)} left")
             elif self.total:
-                parts.append(f"took {duration(elapsed)}")
+                parts.append(f"took {duration(time.monotonic() - self.start)}")
         if self.note:
             parts.append(self.note)
         return ", ".join(parts)

@@ -76,7 +76,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("generate darcy --sede 3", "opkit generate: no option '--sede'. Did you mean '--seed'?"),
         ("fit d --epoch 3", "opkit fit: no option '--epoch'. Did you mean '--epochs'?"),
         ("generate darcy x -o y", "opkit generate: Got unexpected extra argument"),
-        ("generate darcy -o", "opkit generate: Option '-o' requires an argument"),
+        ("generate darcy -o", "opkit: Option '-o' requires an argument"),
         ("list modles", "opkit list: Invalid value for"),
         ("data info", "opkit data info: Missing argument 'DATA'"),
         ("generate", "opkit generate: problem is missing"),
@@ -328,7 +328,7 @@ def test_python_functions_have_the_signature_of_the_settings() -> None:
     import opkit
 
     signature = inspect.signature(opkit.generate)
-    assert list(signature.parameters)[0] == "problem"
+    assert next(iter(signature.parameters)) == "problem"
     assert signature.parameters["n"].kind is inspect.Parameter.KEYWORD_ONLY
     assert signature.parameters["seed"].default == 0
     assert "Parameters\n----------" in (opkit.generate.__doc__ or "")
