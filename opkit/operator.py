@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from solvers.grids import Grid
 
 from .checkpoint import OperatorError, load_json, load_weights
+from .errors import UsageError
 from .tasks import get_task
 from .tasks.grid import GridTask
 from .tasks.normalizer import Normalizer
@@ -348,6 +349,8 @@ def load(run: str | Path, *, device: str = "cpu") -> Operator:
     ------
     OperatorError
         Not a run, of another version, or damaged: one line that names the file.
+    UsageError
+        No such device here.
     """
     run = Path(run)
     if not run.is_dir():
@@ -367,7 +370,7 @@ def load(run: str | Path, *, device: str = "cpu") -> Operator:
         task: GridTask = get_task(description["task"]).from_dict(description["fields"])
         with torch.random.fork_rng(devices=[]):
             model, _ = build_model(description["model"], task.spec(), description["options"])
-    except (KeyError, TypeError, ValueError) as e:
+    except (KeyError, TypeError, ValueError, RuntimeError) as e:
         raise OperatorError(f"{run / 'operator.json'}: {' '.join(str(e).split())}") from None
     for what, n in (("input", task.in_channels), ("output", task.out_channels)):
         if len(getattr(normalizer, f"{what}_scale")) != n:
@@ -376,7 +379,11 @@ def load(run: str | Path, *, device: str = "cpu") -> Operator:
     module = PhysicalModel(model, normalizer, task.grid.dim)
     if description.get("dtype") == "float64":
         module.double()
-    return Operator(module.to(device), task, description, path=run)
+    try:
+        module.to(device)
+    except (RuntimeError, AssertionError) as e:
+        raise UsageError(f"device={device!r}: {str(e).splitlines()[0]}") from None
+    return Operator(module, task, description, path=run)
 
 
 def read_description(run: Path) -> dict[str, Any]:
@@ -395,4 +402,7 @@ def read_description(run: Path) -> dict[str, Any]:
         raise OperatorError(
             f"{path}: format_version {version}, this opkit reads {FORMAT_VERSION.split('.')[0]}.x"
         )
+    for key, kind in (("model", str), ("options", dict), ("fields", dict), ("data", dict)):
+        if not isinstance(d.get(key), kind):
+            raise OperatorError(f"{path} is damaged: {key!r} is missing or of the wrong type")
     return d

@@ -20,7 +20,7 @@ def fit(
         Text, option("--batch-size", metavar="N", help="Of each process (default 8).")
     ] = None,
     lr: Annotated[
-        Text, option("--lr", metavar="X", help="Largest learning rate (default 1e-3).")
+        Text, option("--lr", metavar="X", help="Largest learning rate (default 2e-3).")
     ] = None,
     weight_decay: Annotated[
         Text, option("--weight-decay", metavar="X", help="Of AdamW (default 1e-4).")

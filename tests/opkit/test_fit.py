@@ -152,6 +152,42 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
         assert same(one[key], other[key]), key
 
 
+@pytest.mark.parametrize("model", ["fno", "mgno"])
+def test_real_models_resume_too(data: Path, tmp_path: Path, model: str) -> None:
+    options = {"fno": {"hidden_channels": 4, "n_layers": 2}, "mgno": {"hidden_channels": 4}}[model]
+    kw: dict[str, Any] = dict(model=model, options=options, epochs=3)
+    fit(settings(data, tmp_path / "a", **kw))
+    with pytest.raises(MemoryError):
+        fit(settings(data, tmp_path / "b", **kw), progress=stop_at(5, MemoryError))
+    op = fit(settings(data, tmp_path / "b", resume=True, **kw))
+    assert history(tmp_path / "a") == history(tmp_path / "b")
+    weights = [load_file(tmp_path / r / "model.safetensors") for r in "ab"]
+    assert same(*weights)
+    x = np.random.default_rng(0).normal(size=(2, 2, 9, 9))
+    np.testing.assert_array_equal(op(x), load(tmp_path / "a")(x))
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(data: Path, tmp_path: Path) -> None:
+    """Half the batch on each of two processes gives the same steps and the same errors."""
+    code = f"""
+    import sys
+    from opkit.fit import FitConfig, fit
+    if __name__ == "__main__":
+        n, out = int(sys.argv[1]), sys.argv[2]
+        fit(FitConfig(data={str(data)!r}, model="fno", out=out, epochs=3, batch_size=4 // n,
+                      devices=n, accelerator="cpu", strategy="ddp" if n > 1 else "auto",
+                      options={{"hidden_channels": 4, "n_layers": 2}}))
+    """
+    script = tmp_path / "train.py"
+    script.write_text(textwrap.dedent(code))
+    for n in (1, 2):
+        run = [sys.executable, str(script), str(n), str(tmp_path / f"run{n}")]
+        subprocess.run(run, check=True, timeout=300)
+    one, two = ([[float(v) for v in r] for r in history(tmp_path / f"run{n}")[1:]] for n in (1, 2))
+    np.testing.assert_allclose(one, two, rtol=1e-5)
+
+
 def test_resume_after_sigkill(data: Path, whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     code = f"""
@@ -226,6 +262,18 @@ def test_double_precision_and_accumulation(data: Path, tmp_path: Path) -> None:
     op = fit(settings(data, run, precision="64-true", accumulate=2, epochs=1, gradient_clip=1.0))
     assert {t.dtype for t in load_file(run / "model.safetensors").values()} == {torch.float64}
     assert op.dtype == torch.float64 and op.history[0]["step"] == 2  # 3 batches, 2 steps
+
+
+def test_mixed_precision_judges_in_full(data: Path, tmp_path: Path) -> None:
+    """The loss is not rounded to bfloat16: it is that of the stored weights to 1 %."""
+    op = fit(settings(data, tmp_path / "run", precision="bf16-mixed", epochs=2))
+    values = [r["valid_rel_l2"] for r in op.history]
+    assert all(v != float(torch.tensor(v).bfloat16()) for v in values)
+    from pde_data.hdf5 import open_dataset
+
+    x, y = op.task.read(open_dataset(data)["valid"], np.arange(4))
+    error = float(op.task.error("l2")(torch.tensor(op(x)), torch.tensor(y)))
+    assert error == pytest.approx(min(values), rel=1e-2)
 
 
 def test_early_stop(data: Path, tmp_path: Path) -> None:
@@ -310,6 +358,11 @@ def test_mistakes_leave_nothing_behind(data: Path, tmp_path: Path) -> None:
             fit(settings(**{"data": data, "out": run, **change}))
         assert "\n" not in str(e.value)
         assert not run.exists(), change
+    for logger in ("wandb", "tensorboard"):
+        if importlib.util.find_spec(logger) is None:
+            with pytest.raises(UsageError, match=f"pip install {logger}"):
+                fit(settings(data, run, logger=logger))
+            assert not run.exists()
     only_train = synthetic.write(tmp_path / "t", n={"train": 3})
     with pytest.raises(UsageError, match=r"no samples in split 'valid'. It has: train 3"):
         fit(settings(only_train, run))
@@ -357,6 +410,11 @@ def test_the_loss_sees_physical_units(tmp_path: Path) -> None:
     assert scale[0] == scale[1]  # directions are kept
 
 
+def test_load_names_a_device_that_is_not_there(whole: Path) -> None:
+    with pytest.raises(UsageError, match="device='warp'"):
+        load(whole, device="warp")
+
+
 def test_load_refuses_what_is_no_run(whole: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -383,7 +441,8 @@ def test_load_refuses_what_is_no_run(whole: Path, tmp_path: Path) -> None:
         ("operator.json", json.dumps({**d, "format_version": "2"}).encode(), "format_version 2,"),
         ("operator.json", json.dumps({**d, "format": "x"}).encode(), "not an operator of opkit"),
         ("operator.json", json.dumps({**d, "model": "nope"}).encode(), "unknown model 'nope'"),
-        ("operator.json", json.dumps({**d, "fields": {}}).encode(), "operator.json"),
+        ("operator.json", json.dumps({**d, "fields": {}}).encode(), "operator.json: 'inputs'"),
+        ("operator.json", json.dumps({**d, "data": None}).encode(), "'data' is missing"),
         ("operator.json", json.dumps({**d, "options": {"width": 7}}).encode(), "has shape"),
         ("normalizer.json", b'{"input": {}}', "normalizer.json is damaged"),
         ("model.safetensors", None, "finished no epoch"),

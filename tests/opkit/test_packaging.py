@@ -173,3 +173,41 @@ def test_ci_fails_when_a_part_fails_and_ends_with_the_closing_line(tmp_path: Pat
         assert done.returncode == status, (lint, test)
         if "passed" in test:
             assert done.stdout.splitlines()[-1] == closing
+
+
+def test_the_problem_in_the_docs_works(tmp_path: Path) -> None:
+    """docs/adding_a_problem.md: the example is a problem, and its solution is the right one."""
+    import numpy as np
+
+    import pde_data.problem as registry
+    from pde_data.generate import GenerateConfig, generate
+
+    text = (ROOT / "docs" / "adding_a_problem.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(code.splitlines()) < 70
+    module = tmp_path / "poisson_example.py"
+    module.write_text(code, encoding="utf-8")
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("poisson_example", module)
+    assert spec is not None and spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    try:
+        problem = registry.get_problem("poisson", n_waves=2)
+        waves = np.array([[1.0, -0.5], [0.25, 2.0]])
+        error = []
+        for n in (33, 65):
+            u = problem.solve(waves, (n, n), solver="direct").fields["u"]
+            x = np.linspace(0, 1, n)
+            k = np.arange(1, 3)
+            s = np.sin(np.pi * np.outer(x, k))
+            k2 = np.add.outer(k**2, k**2)
+            exact = s @ (waves / k2 / (np.pi**2 * k2)) @ s.T
+            error.append(np.abs(u - exact).max() / np.abs(exact).max())
+        assert error[1] < 2e-3  # (k pi h)^2 / 12 for k = 2, h = 1/64: 8e-4 for the finest wave
+        assert abs(np.log2(error[0] / error[1]) - 2) < 0.2
+        made = generate(GenerateConfig(problem="poisson", out=tmp_path / "d", n=3, resolution=17))
+        assert made.manifest["splits"]["train"]["residual_max"] <= 1e-10
+    finally:
+        registry._CLASSES.pop("poisson", None)

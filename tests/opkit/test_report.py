@@ -233,7 +233,8 @@ def test_mistakes_about_runs(
 
 
 def test_python_functions_end_to_end(evaluated: Path, tmp_path: Path) -> None:
-    run, data = evaluated / "run", evaluated / "darcy"
+    run, data = tmp_path / "run", evaluated / "darcy"
+    shutil.copytree(evaluated / "run", run)
     metrics = opkit.evaluate(run, data, compare=False, repeats=1, progress=False)
     assert metrics["n_samples"] == 6
     path = opkit.predict(run, data, out=tmp_path / "p.npz", progress=False)
