@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from .config import resolve
 from .progress import Progress
@@ -110,7 +112,10 @@ def _describe(
         default = parameter.empty if f.is_required() else f.get_default(call_default_factory=True)
         parameters.append(parameter(key, kind, default=default))
         tail = "" if f.is_required() else f", default {default!r}"
-        lines += [f"{key} : {_type_name(f.annotation)}{tail}", f"    {f.description or ''}"]
+        lines += [
+            f"{key} : {_type_name(f.annotation)}{tail}",
+            f"    {_escaped(f.description or '')}",
+        ]
     parameters += [
         parameter("config", parameter.KEYWORD_ONLY, default=None),
         parameter("progress", parameter.KEYWORD_ONLY, default=True),
@@ -131,6 +136,23 @@ def _describe(
     function.__signature__ = inspect.Signature(parameters)
 
 
+def _escaped(text: str) -> str:
+    """Keep reStructuredText from reading a star as emphasis."""
+    return text.replace("*", r"\*")
+
+
 def _type_name(annotation: Any) -> str:
-    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    return text.replace("pathlib.Path", "path").replace("typing.", "").replace("Path", "path")
+    """Name a type as numpydoc does: ``int, optional``, ``{'l2', 'h1'}``."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type_name(args[0])
+    if origin is Literal:
+        return "{" + ", ".join(map(repr, args)) + "}"
+    if origin in (Union, UnionType):
+        return " or ".join(_type_name(a) for a in args)
+    if annotation is NoneType:
+        return "None"
+    if origin is not None:
+        inner = [_type_name(a) for a in args if a is not Ellipsis]
+        return f"{origin.__name__} of {' to '.join(inner)}"
+    return "path" if annotation is Path else str(annotation.__name__)
