@@ -35,7 +35,9 @@ def demo(
 
     start = time.monotonic()
     data, run = prepare(Path(out or "demo"), overwrite=overwrite)
-    tell("1/4 data: permeability a and pressure u of Darcy flow, -div(a grad u) = 1, u = 0 on the walls")
+    tell(
+        "1/4 data: permeability a and pressure u of Darcy flow, -div(a grad u) = 1, u = 0 on the walls"
+    )
     made = run_generate(resolve(GenerateConfig, {"out": data, **DATA}), command=command_line())
     tell(lines(made))
     tell(f"2/4 training {TRAINING['model']} to map a to u, {TRAINING['epochs']} epochs")
