@@ -36,7 +36,7 @@ def demo(
     start = time.monotonic()
     data, run = prepare(Path(out or "demo"), overwrite=overwrite)
     tell(
-        "1/4 data: permeability a and pressure u of Darcy flow, -div(a grad u) = 1, u = 0 on the walls"
+        "1/4 data: permeability a, pressure u of Darcy flow, -div(a grad u) = 1, u = 0 on the walls"
     )
     made = run_generate(resolve(GenerateConfig, {"out": data, **DATA}), command=command_line())
     tell(lines(made))
