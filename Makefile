@@ -34,7 +34,7 @@ lint: setup
 	@.venv/bin/mypy
 
 bench: setup
-	@$(PY) -m benchmarks
+	@for f in benchmarks/bench_*.py; do echo "== $$f"; $(PY) $$f || exit 1; done
 
 docs: setup
 	@$(PY) -m sphinx -W --keep-going -b html docs docs/_build/html
