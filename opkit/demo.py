@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .errors import UsageError
 
-__all__ = ["DATA", "TRAINING", "one_thread", "prepare"]
+__all__ = ["DATA", "TRAINING", "prepare"]
 
 #: Sizes that reach about 3 % on two cores in a few minutes.
 DATA: dict[str, Any] = {
@@ -19,23 +17,6 @@ DATA: dict[str, Any] = {
 TRAINING: dict[str, Any] = {
     "model": "mgno", "epochs": 25, "batch_size": 16, "options": {"hidden_channels": 16}, "seed": 0,
 }  # fmt: skip
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch work on one thread.
-
-    The demo's arrays are small; two threads that wait for each other are slower than one, and
-    ten times slower where other programs use the cores too.
-    """
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def prepare(out: Path, *, overwrite: bool) -> tuple[Path, Path]:

@@ -29,7 +29,17 @@ __all__ = ["FitConfig", "TrainingDiverged", "fit"]
 #: Called as ``progress(steps done, steps in all, note)``.
 Progress = Callable[[int, int, str], None]
 #: Settings that may differ when a run is resumed.
-_FREE = ("data", "out", "resume", "overwrite", "num_workers", "logger", "patience", "accelerator")
+_FREE = (
+    "data",
+    "out",
+    "resume",
+    "overwrite",
+    "num_workers",
+    "threads",
+    "logger",
+    "patience",
+    "accelerator",
+)
 
 
 class TrainingDiverged(RuntimeError):
@@ -77,6 +87,9 @@ class FitConfig(BaseModel):
     )
     num_workers: int | None = Field(
         None, ge=0, description="reading processes; default none if the data fits in memory"
+    )
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads; default torch's own. 1 for small grids on busy cores"
     )
     logger: Literal["csv", "tensorboard", "wandb"] = Field(
         "csv", description="history.csv is always written; the others beside it, if installed"
@@ -140,6 +153,7 @@ def fit(config: FitConfig, *, progress: Progress | None = None) -> Operator:
     from models import build_model, get_model
     from pde_data.hdf5 import open_dataset
 
+    from ._threads import cpu_threads
     from .operator import PhysicalModel, load
     from .tasks import get_task
 
@@ -159,7 +173,7 @@ def fit(config: FitConfig, *, progress: Progress | None = None) -> Operator:
     check_name("loss", str(config.loss), task.losses)
 
     devices = list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), cpu_threads(config.threads):
         torch.manual_seed(config.seed)
         model, options = build_model(config.model, task.spec(), config.options)
         config = config.model_copy(update={"options": options})

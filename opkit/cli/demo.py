@@ -23,8 +23,9 @@ def demo(
 
     import opkit
     from opkit._functions import run_evaluate, run_fit, run_generate
+    from opkit._threads import cpu_threads
     from opkit.config import resolve
-    from opkit.demo import DATA, TRAINING, one_thread, prepare
+    from opkit.demo import DATA, TRAINING, prepare
     from opkit.evaluate import EvaluateConfig
     from opkit.fit import FitConfig
     from opkit.progress import duration
@@ -41,7 +42,7 @@ def demo(
     made = run_generate(resolve(GenerateConfig, {"out": data, **DATA}), command=command_line())
     tell(lines(made))
     tell(f"2/4 training {TRAINING['model']} to map a to u, {TRAINING['epochs']} epochs")
-    with one_thread():
+    with cpu_threads(1):
         run_fit(resolve(FitConfig, {"data": data, "out": run, **TRAINING}))
         tell("3/4 errors on samples the training never saw, and the solver at the same accuracy")
         metrics = run_evaluate(resolve(EvaluateConfig, {"run": run, "data": data}))

@@ -78,6 +78,14 @@ def fit(
     num_workers: Annotated[
         Text, option("--num-workers", metavar="N", help="Reading processes (default by size).")
     ] = None,
+    threads: Annotated[
+        Text,
+        option(
+            "--threads",
+            metavar="N",
+            help="CPU threads (default torch's own; 1 for small grids on busy cores).",
+        ),
+    ] = None,
     logger: Annotated[
         Text,
         option("--logger", metavar="NAME", help="csv, tensorboard or wandb (default csv)."),
@@ -115,6 +123,7 @@ def fit(
         "strategy": strategy,
         "precision": precision,
         "num_workers": number(num_workers),
+        "threads": number(threads),
         "logger": logger,
     }
     settings = resolve(FitConfig, given, config=config, what="opkit fit", aliases=ALIASES["fit"])

@@ -453,3 +453,14 @@ def test_load_refuses_what_is_no_run(whole: Path, tmp_path: Path) -> None:
         with pytest.raises(OperatorError, match=text) as e:
             load(broken(name, content))
         assert "\n" not in str(e.value)
+
+
+def test_threads_are_set_for_the_run_alone(data, tmp_path):
+    before, seen = torch.get_num_threads(), []
+    wanted = before + 1
+    fit(
+        settings(data, tmp_path / "run", threads=wanted),
+        progress=lambda *_: seen.append(torch.get_num_threads()),
+    )
+    assert set(seen) == {wanted}
+    assert torch.get_num_threads() == before
