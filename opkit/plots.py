@@ -317,7 +317,7 @@ def plot_comparison(
     ax = _new_axes() if ax is None else ax
     own = None if data_resolution is None else list(data_resolution)
     curve = [p for p in comparison.get("curve", ()) if list(p["resolution"]) != own]
-    curve.sort(key=lambda p: p["seconds"])
+    curve.sort(key=lambda p: p["resolution"])
     if curve:
         seconds = [p["seconds"] for p in curve]
         errors = [p["error"] for p in curve]
