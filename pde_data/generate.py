@@ -286,8 +286,15 @@ class _Job:
         return ShardWriter(
             self.root, split=split, shard=shard, schema=self.schema, config=self.config,
             command=self.command,
-            estimator={"estimator": "richardson", "order": order} if self.error_fraction else None,
+            estimator=self._estimator(order),
         )  # fmt: skip
+
+    def _estimator(self, order: float) -> dict[str, Any] | None:
+        if not self.error_fraction:
+            return None
+        if math.isinf(order):
+            return {"estimator": "reference"}
+        return {"estimator": "richardson", "order": order}
 
 
 @dataclass(frozen=True)
@@ -308,7 +315,7 @@ def _solve(job: _Job, sample_id: int) -> _Outcome:
     """Draw and solve one sample."""
     problem, c = job.problem, job.config
     try:
-        inputs = problem.sample(np.random.default_rng(c.sample_seed(sample_id)))
+        inputs = problem.draw(np.random.default_rng(c.sample_seed(sample_id)), sample_id)
         s = problem.solve(inputs, c.resolution, solver=c.solver, rtol=c.rtol)
         error = math.nan
         if job.estimates(sample_id) and all(np.isfinite(v).all() for v in s.fields.values()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -13,9 +13,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from solvers.grids import Grid
+from solvers.meshes import Mesh
 from solvers.names import check_name, suggest
 
 from .hdf5.schema import DatasetSchema
+from .verification import Check
 
 __all__ = [
     "Parameters",
@@ -49,11 +51,20 @@ class Solution:
     fields : dict of str to ndarray
         Every field of the schema, float64, in the schema's sample shapes.
     residual, iterations, seconds
-        As in `solvers.SolveResult`.
+        As in `solvers.SolveResult`; of a time stepper the largest residual of its algebraic
+        solves, 0 where it has none, and the number of time steps.
     solver : str
         What solved it.
     scalars : dict of str to float
         Scalars that vary with the sample.
+    time_error : float
+        Estimated relative L2 error of the outputs that the time step makes; NaN if there is none.
+    mesh : Mesh, optional
+        Of layout ``"ragged"``.
+    time : ndarray, shape (T,), optional
+        Where the schema has `time_per_sample`.
+    group : int, optional
+        Samples of one group must lie in one split. Given for all samples or none.
     """
 
     fields: dict[str, np.ndarray]
@@ -62,6 +73,10 @@ class Solution:
     seconds: float
     solver: str
     scalars: dict[str, float] = field(default_factory=dict)
+    time_error: float = math.nan
+    mesh: Mesh | None = None
+    time: np.ndarray | None = None
+    group: int | None = None
 
 
 class Problem(ABC):
@@ -88,9 +103,18 @@ class Problem(ABC):
     equation: ClassVar[str]
     #: Names of the solvers that can solve it, best first.
     solvers: ClassVar[tuple[str, ...]]
-    dim: ClassVar[int] = 2
-    default_resolution: ClassVar[int] = 65
-    min_resolution: ClassVar[int] = 5
+    #: Numbers a resolution has: space dimensions of a grid, 1 for meshes (cells across the domain)
+    #: and for ODEs (stored times). An instance may set its own.
+    dim: int = 2
+    default_resolution: int = 65
+    min_resolution: int = 5
+    #: What one entry of the resolution counts.
+    resolution_counts: ClassVar[str] = "points per axis"
+    #: A cheap setting for tests and `opkit verify`: resolution and parameters.
+    quick_resolution: ClassVar[int | tuple[int, ...] | None] = None
+    quick_params: ClassVar[Mapping[str, Any]] = {}
+    #: Where it comes from: papers, data sets.
+    reference: ClassVar[str] = ""
     Params: ClassVar[type[Parameters]] = Parameters
 
     def __init__(self, **params: Any) -> None:
@@ -120,6 +144,13 @@ class Problem(ABC):
     def sample(self, rng: np.random.Generator) -> Any:
         """Draw the inputs of one sample: functions of space, independent of any grid."""
 
+    def draw(self, rng: np.random.Generator, sample_id: int) -> Any:
+        """Draw the inputs of a sample: `sample`, unless the id decides on family or environment.
+
+        Ids count from 0 in train, 10**9 in valid, 2 * 10**9 in test.
+        """
+        return self.sample(rng)
+
     @abstractmethod
     def solve(
         self, inputs: Any, resolution: tuple[int, ...], *, solver: str, rtol: float = 1e-10
@@ -136,8 +167,19 @@ class Problem(ABC):
         """Name of the fastest accurate solver at this size."""
 
     def convergence_order(self, solver: str) -> float:
-        """Order of the L2 error in h that Richardson extrapolation may assume."""
+        """Order of the L2 error in h that Richardson extrapolation may assume.
+
+        Infinity for spectral methods: the solution on the finer grid is then the reference.
+        """
         return 2.0
+
+    def checks(self) -> Iterable[Check]:
+        """Compare solvers with what is known: manufactured and analytic solutions, invariants.
+
+        `opkit verify` and the tests run these after the general ones, see
+        `pde_data.verification`; each takes seconds.
+        """
+        return ()
 
     def discretization(self, solver: str, resolution: tuple[int, ...]) -> str:
         """Say what the solver discretizes with, for the file: ``"P1 Lagrange, ..."``."""
@@ -217,8 +259,12 @@ class Problem(ABC):
             num, den = float(np.sum(w * error**2)), float(np.sum(w * truth**2))
             if num > 0:
                 worst = max(worst, math.sqrt(num / den) if den > 0 else math.inf)
-        p = self.convergence_order(solver)
-        return worst * 2.0**p / (2.0**p - 1.0)
+        return worst * richardson_factor(self.convergence_order(solver))
+
+
+def richardson_factor(order: float) -> float:
+    """``2^p / (2^p - 1)``: from the difference to a grid twice as fine to the error; 1 for inf."""
+    return 1.0 / (1.0 - 2.0**-order)
 
 
 def validation_line(error: ValidationError) -> str:

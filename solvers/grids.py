@@ -111,6 +111,8 @@ class Grid:
     Parameters
     ----------
     axes : tuple of Axis
+        One to three; none where there is no space, as for ordinary differential equations, or
+        where a mesh takes its place.
 
     Examples
     --------
@@ -121,11 +123,11 @@ class Grid:
     1.0
     """
 
-    axes: tuple[Axis, ...]
+    axes: tuple[Axis, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.axes) <= 3:
-            raise ValueError(f"a grid has 1 to 3 axes, got {len(self.axes)}")
+        if len(self.axes) > 3:
+            raise ValueError(f"a grid has at most 3 axes, got {len(self.axes)}")
         if len({a.name for a in self.axes}) != len(self.axes):
             raise ValueError(f"axis names repeat: {[a.name for a in self.axes]}")
 

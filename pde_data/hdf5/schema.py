@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from solvers.grids import Grid
+from solvers.meshes import Mesh
 from solvers.names import check_name
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "BoundarySpec",
     "DatasetConfig",
     "DatasetSchema",
+    "ExtraAxis",
     "FieldSpec",
     "ScalarSpec",
     "check_split_name",
@@ -65,8 +67,42 @@ def _check_identifier(what: str, name: str) -> None:
 
 
 @dataclass(frozen=True)
+class ExtraAxis:
+    """An axis that is neither space nor time: sensors, angles, components of an ODE's state.
+
+    Parameters
+    ----------
+    name : str
+    coords : tuple of float
+        Strictly increasing; 0, 1, ... where the entries have no coordinate.
+    units, long_name : str
+    """
+
+    name: str
+    coords: tuple[float, ...]
+    units: str = "1"
+    long_name: str = ""
+
+    def __post_init__(self) -> None:
+        _check_identifier("axis", self.name)
+        object.__setattr__(self, "coords", tuple(float(c) for c in self.coords))
+        steps = [b - a for a, b in zip(self.coords, self.coords[1:], strict=False)]
+        if (
+            not self.coords
+            or not all(map(math.isfinite, self.coords))
+            or min(steps, default=1) <= 0
+        ):
+            raise ValueError(f"axis {self.name!r}: need strictly increasing finite coordinates")
+
+    @classmethod
+    def index(cls, name: str, n: int, *, long_name: str = "") -> ExtraAxis:
+        """Axis of `n` entries without coordinates."""
+        return cls(name, tuple(map(float, range(n))), "1", long_name)
+
+
+@dataclass(frozen=True)
 class FieldSpec:
-    """One field over the spatial axes.
+    """One field: over the spatial axes, or with `dims` over others.
 
     Parameters
     ----------
@@ -80,6 +116,11 @@ class FieldSpec:
         Physical bounds every stored value obeys.
     dim_varying : tuple of bool, optional
         Spatial axes the field has, in the grid's order; None for all of them.
+    dims : tuple of str, optional
+        Names of `ExtraAxis` (and of spatial axes) that take the place of space: an extra field.
+        Time comes first by `time_varying`, and is not named here.
+    labels : tuple of str
+        Names of the entries along the last of `dims`, such as the states of an ODE.
     """
 
     name: str
@@ -96,6 +137,8 @@ class FieldSpec:
     element_family: str | None = None
     element_degree: int | None = None
     dim_varying: tuple[bool, ...] | None = None
+    dims: tuple[str, ...] | None = None
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_identifier("field", self.name)
@@ -109,6 +152,10 @@ class FieldSpec:
                 f"field {self.name!r}: valid_min={self.valid_min}, valid_max={self.valid_max}: "
                 "need valid_min <= valid_max"
             )
+        if self.dims is not None and (self.rank or self.dim_varying is not None):
+            raise ValueError(f"field {self.name!r}: dims exclude rank and dim_varying")
+        if self.labels and not self.dims:
+            raise ValueError(f"field {self.name!r}: labels name the entries along the last of dims")
         if (self.symmetric or self.antisymmetric) and self.rank != 2:
             raise ValueError(f"field {self.name!r}: symmetric is for rank 2, not {self.rank}")
 
@@ -185,11 +232,22 @@ class DatasetSchema:
     title : str
         One line for people.
     grid : Grid
+        Without axes unless the layout is ``"grid"``.
     fields : tuple of FieldSpec
     inputs, outputs : tuple of str
         Names of fields (or scalars), in the order of the model's channels.
     time : tuple of float
         Stored times; ``(0.0,)`` for a static problem.
+    layout : {"grid", "mesh", "ragged", "series"}
+        One grid, one mesh for all samples, a mesh a sample, or no space at all.
+    mesh : Mesh, optional
+        Of layout ``"mesh"``.
+    space_dim : int, optional
+        Coordinates of a point; needed for ``"ragged"``, else known.
+    axes : tuple of ExtraAxis
+        Of the extra fields.
+    time_per_sample : bool
+        Each sample has times of its own, as many as `time` (whose values are then placeholders).
     dtype : {"float32", "float64"}
         Of the stored fields.
     equation : str
@@ -209,7 +267,11 @@ class DatasetSchema:
     problem_type: Literal["static", "time_dependent"] = "static"
     time: tuple[float, ...] = (0.0,)
     time_units: str = "1"
-    layout: Literal["grid"] = "grid"
+    layout: Literal["grid", "mesh", "ragged", "series"] = "grid"
+    mesh: Mesh | None = None
+    space_dim: int | None = None
+    axes: tuple[ExtraAxis, ...] = ()
+    time_per_sample: bool = False
     dtype: Literal["float32", "float64"] = "float32"
     equation: str = ""
     discretization: str = ""
@@ -221,6 +283,7 @@ class DatasetSchema:
         _check_identifier("problem", self.problem)
         check_name("dtype", self.dtype, ("float32", "float64"))
         check_name("problem_type", self.problem_type, ("static", "time_dependent"))
+        self._check_layout()
         axes = [a.name for a in self.grid.axes]
         if any(n not in "xyz" for n in axes):
             raise ValueError(f"axes are called {axes}, expected x, y, z")
@@ -229,7 +292,17 @@ class DatasetSchema:
         steps = [b - a for a, b in zip(self.time, self.time[1:], strict=False)]
         if not self.time or not all(map(math.isfinite, self.time)) or any(d <= 0 for d in steps):
             raise ValueError("time: need strictly increasing finite numbers")
+        extra = {a.name: len(a.coords) for a in self.axes}
         for f in self.fields:
+            for d in f.dims or ():
+                check_name(f"axis of field {f.name!r}", d, [*extra, *axes])
+            if f.labels and f.dims and len(f.labels) != self._length(f.dims[-1]):
+                raise ValueError(
+                    f"field {f.name!r}: {len(f.labels)} labels, axis {f.dims[-1]!r} has "
+                    f"{self._length(f.dims[-1])} entries"
+                )
+            if f.dims is None and self.layout == "series":
+                raise ValueError(f"field {f.name!r}: layout 'series' has no space, give dims")
             if f.dim_varying is not None and len(f.dim_varying) != self.grid.dim:
                 raise ValueError(
                     f"field {f.name!r}: dim_varying has {len(f.dim_varying)} entries, "
@@ -240,7 +313,10 @@ class DatasetSchema:
         names = [f.name for f in self.fields] + [s.name for s in self.scalars]
         if len(set(names)) != len(names):
             raise ValueError(f"field and scalar names repeat: {names}")
-        reserved = {"sample", "time", "component", "component_2", "failure", *axes}
+        reserved = {"sample", "time", "component", "component_2", "failure", "point", "cell"}
+        if clash := (reserved | set(axes)) & set(extra):
+            raise ValueError(f"axes {sorted(clash)}: the names are taken; choose others")
+        reserved |= {*axes, *extra}
         if clash := reserved & set(names):
             raise ValueError(f"names {sorted(clash)} are names of dimensions; choose others")
         for role, members in (("input", self.inputs), ("output", self.outputs)):
@@ -277,25 +353,73 @@ class DatasetSchema:
         check_name("field", name, [f.name for f in self.fields])
         return next(f for f in self.fields if f.name == name)
 
+    @property
+    def dim(self) -> int:
+        """Number of space dimensions; 0 for ``"series"``."""
+        if self.mesh is not None:
+            return self.mesh.dim
+        return self.grid.dim if self.space_dim is None else self.space_dim
+
+    def _check_layout(self) -> None:
+        check_name("layout", self.layout, ("grid", "mesh", "ragged", "series"))
+        if (self.layout == "grid") != bool(self.grid.axes):
+            raise ValueError(
+                f"layout={self.layout!r}: the grid has {self.grid.dim} axes; layout 'grid' needs "
+                "one or more, the others none"
+            )
+        if (self.layout == "mesh") != (self.mesh is not None):
+            raise ValueError(f"layout={self.layout!r}: a mesh belongs to layout 'mesh' alone")
+        if self.layout == "ragged" and self.space_dim not in (1, 2, 3):
+            raise ValueError(f"space_dim={self.space_dim}: layout 'ragged' needs 1, 2 or 3")
+        if self.layout != "ragged" and self.space_dim not in (None, self.dim):
+            raise ValueError(f"space_dim={self.space_dim}: the layout has {self.dim}")
+        if self.time_per_sample and self.problem_type == "static":
+            raise ValueError("time_per_sample=True in a static problem")
+
+    def _length(self, axis: str) -> int:
+        """Points on a spatial or extra axis."""
+        lengths = {a.name: len(a.coords) for a in self.axes}
+        lengths |= {a.name: a.n for a in self.grid.axes}
+        return lengths[axis]
+
     def sample_shape(self, name: str) -> tuple[int, ...]:
-        """Shape of one sample of field `name`: ``([T], *grid, [D], [D])``."""
+        """Shape of one sample of field `name`.
+
+        ``([T], *grid, [D], [D])``; with a mesh ``([T], P, [D], [D])``, where P is the number of
+        points (of cells, for location ``"cell"``), -1 for layout ``"ragged"``; extra fields
+        ``([T], *dims)``.
+        """
         f = self.field(name)
         t = (len(self.time),) if f.time_varying else ()
-        varying = f.dim_varying or (True,) * self.grid.dim
-        space = tuple(n for n, v in zip(self.grid.shape, varying, strict=True) if v)
-        return t + space + (self.grid.dim,) * f.rank
+        if f.dims is not None:
+            return t + tuple(self._length(d) for d in f.dims)
+        if self.layout == "ragged":
+            space: tuple[int, ...] = (-1,)
+        elif self.mesh is not None:
+            space = (self.mesh.n_cells if f.location == "cell" else self.mesh.n_points,)
+        else:
+            varying = f.dim_varying or (True,) * self.grid.dim
+            space = tuple(n for n, v in zip(self.grid.shape, varying, strict=True) if v)
+        return t + space + (self.dim,) * f.rank
 
     def sample_dims(self, name: str) -> tuple[str, ...]:
         """Names of the axes of one sample of field `name`, as in the file."""
         f = self.field(name)
-        varying = f.dim_varying or (True,) * self.grid.dim
-        space = tuple(a.name for a, v in zip(self.grid.axes, varying, strict=True) if v)
-        return ("time",) * f.time_varying + space + ("component", "component_2")[: f.rank]
+        t = ("time",) * f.time_varying
+        if f.dims is not None:
+            return t + f.dims
+        if self.layout in ("mesh", "ragged"):
+            space: tuple[str, ...] = ("cell" if f.location == "cell" else "point",)
+        else:
+            varying = f.dim_varying or (True,) * self.grid.dim
+            space = tuple(a.name for a, v in zip(self.grid.axes, varying, strict=True) if v)
+        return t + space + ("component", "component_2")[: f.rank]
 
     def sample_bytes(self) -> int:
-        """Bytes of one sample, uncompressed."""
+        """Bytes of one sample, uncompressed; for ``"ragged"`` as if it had 4096 points."""
         size = np.dtype(self.dtype).itemsize
-        return sum(size * math.prod(self.sample_shape(f.name)) for f in self.fields)
+        shapes = (self.sample_shape(f.name) for f in self.fields)
+        return sum(size * math.prod(4096 if n == -1 else n for n in s) for s in shapes)
 
     def boundary_of(self, field: str) -> tuple[tuple[str, str], ...]:
         """Kind of boundary condition of `field`, one (lower, upper) pair an axis.

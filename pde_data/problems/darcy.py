@@ -143,7 +143,7 @@ class Darcy(Problem):
     title: ClassVar[str] = "Darcy flow through a random medium"
     equation: ClassVar[str] = r"-\nabla\cdot(a\,\nabla u) = f,\quad u|_{\partial\Omega} = 0"
     solvers: ClassVar[tuple[str, ...]] = ("structured", "pyamg", "direct", "fenicsx")
-    dim: ClassVar[int] = 2
+    dim = 2
     Params: ClassVar[type[Parameters]] = DarcyParameters
     params: DarcyParameters
 

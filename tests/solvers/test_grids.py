@@ -45,7 +45,7 @@ def test_norm_is_an_integral():
         (lambda: Axis("x", 2.5), r"n=2.5"),
         (lambda: Axis("x", 5, 1.0, 0.0), r"lower < upper"),
         (lambda: Axis("x", 5, location="nodes"), r"Did you mean 'node'\?"),
-        (lambda: Grid(()), r"1 to 3 axes, got 0"),
+        (lambda: Grid(tuple(Axis(n, 3) for n in "wxyz")), r"at most 3 axes, got 4"),
         (lambda: Grid((Axis("x", 3), Axis("x", 3))), r"names repeat"),
         (lambda: normalize_boundary("dirichlett", Grid.unit(5)), r"Did you mean 'dirichlet'\?"),
         (lambda: normalize_boundary(("neumann",), Grid.unit(5)), r"has 1 entries"),
