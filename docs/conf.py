@@ -9,7 +9,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 COMMANDS = (
-    "", "generate", "fit", "evaluate", "predict", "report", "list", "data", "data info",
+    "", "generate", "fit", "evaluate", "predict", "report", "verify", "list", "data", "data info",
     "data check", "data index", "demo",
 )  # fmt: skip
 

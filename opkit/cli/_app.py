@@ -10,7 +10,7 @@ import typer
 
 from solvers.names import suggest
 
-from . import _options, data, demo, evaluate, fit, generate, list_, predict, report
+from . import _options, data, demo, evaluate, fit, generate, list_, predict, report, verify
 
 __all__ = ["app", "run"]
 
@@ -53,6 +53,7 @@ app.command("fit")(fit.fit)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("report")(report.report)
+app.command("verify")(verify.verify)
 app.command("list")(list_.list_)
 app.add_typer(data.app, name="data")
 app.command("demo")(demo.demo)

@@ -327,7 +327,7 @@ class _Physics:
 
 def _check_residuals(f: h5py.File, facts: ShardFacts, report: _Report) -> None:
     tolerance = f["provenance"].attrs.get("solver_tolerance")
-    if tolerance is None or not len(facts.residual):
+    if tolerance is None or np.isnan(tolerance) or not len(facts.residual):
         return
     # the recomputed residual of a converged solve is of the size of the tolerance
     limit = max(10 * float(tolerance), 1e-12)

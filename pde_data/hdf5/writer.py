@@ -146,7 +146,10 @@ def public_command(command: str) -> str:
 
 
 def provenance(
-    schema: DatasetSchema, config: DatasetConfig, command: str | None = None
+    schema: DatasetSchema,
+    config: DatasetConfig,
+    command: str | None = None,
+    source: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Attributes of ``/provenance``."""
     versions = software()
@@ -169,6 +172,8 @@ def provenance(
         "license": schema.license,
         "citation": schema.citation,
     }
+    if source is not None:  # nobody knows what was asked of the solver
+        out = {**out, "solver_tolerance": math.nan, "solve_dtype": "unknown", **source}
     if command is not None:
         out["command"] = public_command(command)
     return out
@@ -195,6 +200,9 @@ class ShardWriter:
     estimator : mapping, optional
         Attributes of ``quality/discretization_error``: ``estimator`` ("richardson",
         "reference", "manufactured", "none"), ``order``, ``reference_resolution``.
+    source : mapping, optional
+        For imported data: attributes of the provenance, ``source`` (DOI or address),
+        ``source_file``, ``source_sha256``, ``import_notes``. Residual and wall time may be NaN.
 
     Attributes
     ----------
@@ -233,6 +241,7 @@ class ShardWriter:
         config: DatasetConfig,
         command: str | None = None,
         estimator: Mapping[str, Any] | None = None,
+        source: Mapping[str, Any] | None = None,
     ) -> None:
         for name in ("problem", "dtype"):
             a, b = getattr(schema, name), getattr(config, name)
@@ -254,6 +263,7 @@ class ShardWriter:
         self.sample_ids = config.sample_ids(split, shard)
         self.path = shard_path(root, split, shard, problem=config.problem)
         self._command = command
+        self._source = source
         self._estimator = {"estimator": "none", **(estimator or {})}
         self._out: AtomicH5 | None = None
 
@@ -276,7 +286,7 @@ class ShardWriter:
                 self.schema,
                 split=self.split,
                 shard=self.shard,
-                provenance=provenance(self.schema, self.config, self._command),
+                provenance=provenance(self.schema, self.config, self._command, self._source),
             )
             self._buffers = {
                 s.name: _Buffer(
@@ -353,7 +363,8 @@ class ShardWriter:
                 raise InvalidSampleError(f"{what}: scalar {p.name} is {value}.")
             values[p.name] = np.asarray(value, "<f8")
         for name, number in (("residual", residual), ("wall_time", wall_time)):
-            if not (math.isfinite(number) and number >= 0):
+            unknown = self._source is not None and math.isnan(number)
+            if not unknown and not (math.isfinite(number) and number >= 0):
                 raise InvalidSampleError(f"{what}: {name} is {number}.")
         if self._ids and (group is None) != (not self._quality["group"]):
             raise SchemaError(f"{what}: group is given for some samples and not for others.")
