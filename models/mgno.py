@@ -126,7 +126,7 @@ def _make_axes(boundary: BoundaryLike, layout: str | Sequence[str], dim: int) ->
         if len(pair) != 2:
             raise ValueError(f"boundary of axis {d} is {kind!r}: need one name or a pair")
         for k in pair:
-            check_name("boundary", k, BOUNDARY_KINDS)
+            check_name("boundary", k, [b for b in BOUNDARY_KINDS if b != "robin"])
         check_name("layout", lay, LAYOUTS)
         if (pair[0] == "periodic") != (pair[1] == "periodic"):
             raise ValueError(f"boundary of axis {d} is {pair}: 'periodic' must hold on both sides")

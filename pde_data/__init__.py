@@ -22,8 +22,10 @@ _MODULES = {
     "fields": (
         "FieldSample",
         "GaussianField",
+        "RandomWaves",
         "SpaceFunction",
         "TransformedField",
+        "WaveSample",
         "bounded",
         "level_set",
         "lognormal",

@@ -127,8 +127,8 @@ class GaussianSpace(FunctionSpace):
     sigma : float
         Standard deviation.
     periodic : bool
-        Periodic on `bounds`: the kernel is wrapped around the period and scaled so that the variance
-        stays ``sigma^2``. The functions may then be evaluated anywhere.
+        Periodic on `bounds`: the kernel is wrapped around the period, scaled so that the
+        variance stays ``sigma^2``. The functions may then be evaluated anywhere.
     bounds : (float, float)
 
     Notes

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .diffusion import choose_solver, solve_diffusion
+    from .finite_volume import Robin
     from .grids import Axis, Grid, normalize_boundary
     from .names import UnknownNameError
     from .result import SolverDidNotConverge, SolveResult, SolverUnavailable
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "Axis": "grids",
     "Grid": "grids",
+    "Robin": "finite_volume",
     "SolveResult": "result",
     "SolverDidNotConverge": "result",
     "SolverUnavailable": "result",
@@ -37,6 +39,7 @@ _PUBLIC = {
 __all__ = [
     "Axis",
     "Grid",
+    "Robin",
     "SolveResult",
     "SolverDidNotConverge",
     "SolverUnavailable",

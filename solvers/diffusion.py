@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .finite_volume import BoundaryValues, discretize
+from .finite_volume import BoundaryValues, Coefficient, discretize
 from .grids import Grid, normalize_boundary
 from .names import check_name
 from .result import SolveResult
@@ -42,7 +42,7 @@ def choose_solver(grid: Grid, boundary: str | tuple | list = "dirichlet") -> str
 
 
 def solve_diffusion(
-    a: float | np.ndarray,
+    a: Coefficient,
     f: float | np.ndarray,
     grid: Grid,
     *,
@@ -60,14 +60,18 @@ def solve_diffusion(
 
     Parameters
     ----------
-    a, f : float or ndarray, shape of the grid
-        Positive coefficient and source at the points.
+    a : float, ndarray in the grid's shape, or a sequence of these, one an axis
+        Positive coefficient at the points; several are the diagonal of a tensor.
+    f : float or ndarray, shape of the grid
+        Source at the points.
     grid : Grid
         1-D to 3-D, node or cell-centered.
     boundary : str or sequence
-        ``"dirichlet"``, ``"neumann"`` or ``"periodic"``, one for all, per axis or per side.
+        ``"dirichlet"``, ``"neumann"``, ``"robin"`` or ``"periodic"``, one for all, per axis or per
+        side.
     boundary_values : float or mapping ``(axis, side) -> value``
-        Dirichlet values, or outward fluxes ``a du/dn`` on Neumann sides.
+        Dirichlet values, outward fluxes ``a du/dn`` on Neumann sides, ``(alpha, beta, g)`` for
+        ``alpha u + beta a du/dn = g`` on Robin sides (`solvers.finite_volume.Robin`).
     reaction : float or ndarray, optional
         ``c >= 0``.
     average : {"harmonic", "arithmetic"}

@@ -1,12 +1,16 @@
 """Finite volumes for ``-div(a grad u) + c u = f`` on a `Grid`, in 1-D to 3-D.
 
+`a` is a scalar field, or one field an axis (a diagonal tensor).
+
 Vertex-centered on node axes (the end cells are half as wide), cell-centered on the others. The
 balance of one control volume is
 
     sum_faces k_face (u_i - u_j) + |V_i| c_i u_i = |V_i| f_i,     k_face = a_face |face| / distance,
 
-with `a_face` the harmonic or arithmetic mean of the two sides. The matrix is symmetric and, but for
-pure Neumann or periodic conditions, positive definite. `FiniteVolumeSystem` keeps the conductances;
+with `a_face` the harmonic or arithmetic mean of the two sides. Through a Robin side
+``alpha u + beta a du/dn = g`` comes ``|face| (g - alpha u) / beta``; where the unknown lies half a
+cell off, `u` on the face is eliminated. The matrix is symmetric and, but for pure Neumann or
+periodic conditions, positive definite. `FiniteVolumeSystem` keeps the conductances;
 `matrix` and `apply` are two independent ways to the same operator.
 
 References
@@ -16,10 +20,10 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -30,10 +34,44 @@ from .result import SolverDidNotConverge
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
-__all__ = ["BoundaryValues", "FiniteVolumeSystem", "discretize", "face_values"]
+__all__ = [
+    "BoundaryValues",
+    "Coefficient",
+    "FiniteVolumeSystem",
+    "Robin",
+    "check_coefficient",
+    "check_field",
+    "discretize",
+    "face_values",
+    "robin_values",
+]
 
-#: A number, or ``(axis, side) -> number or array`` with side 0 (lower) or 1 (upper).
-BoundaryValues = float | Mapping[tuple[int, int], float | np.ndarray]
+
+class Robin(NamedTuple):
+    """Data of a Robin side, ``alpha u + beta a du/dn = g`` with the outward normal.
+
+    Each is a number or an array in the shape of the face; ``alpha >= 0``, ``beta > 0``. A plain
+    tuple does as well.
+
+    Examples
+    --------
+    >>> from solvers import Grid, solve_diffusion
+    >>> sides, kinds = {(0, 1): Robin(alpha=2.0, g=1.0)}, [("dirichlet", "robin")]
+    >>> grid = Grid.unit(11, dim=1)
+    >>> r = solve_diffusion(1.0, 0.0, grid, boundary=kinds, boundary_values=sides)
+    >>> round(float(r.x[-1]), 6)  # u = x / 3
+    0.333333
+    """
+
+    alpha: float | np.ndarray
+    beta: float | np.ndarray = 1.0
+    g: float | np.ndarray = 0.0
+
+
+#: A scalar field, or one an axis.
+Coefficient = float | np.ndarray | Sequence[float | np.ndarray]
+#: A number, or ``(axis, side) -> number, array or (alpha, beta, g)``, side 0 (lower) or 1 (upper).
+BoundaryValues = float | Mapping[tuple[int, int], Any]
 
 
 @dataclass(frozen=True)
@@ -45,7 +83,7 @@ class FiniteVolumeSystem:
     conductance : tuple of ndarray
         For each axis, the conductances of the faces across it: the shape of the unknowns, one
         longer along that axis. The first and the last belong to the sides: to a ghost value 0
-        for Dirichlet, 0 for Neumann, the same wrap-around face twice for periodic.
+        for Dirichlet and Robin, 0 for Neumann, the same wrap-around face twice for periodic.
     reaction : ndarray or None
         ``|V| c`` on the unknowns.
     rhs : ndarray
@@ -56,6 +94,8 @@ class FiniteVolumeSystem:
         The grid's shape: Dirichlet values on boundary nodes, 0 elsewhere.
     singular : bool
         Whether constants are in the null space.
+    robin : dict
+        ``(axis, side) -> (alpha, beta)`` on the faces of Robin sides.
     """
 
     grid: Grid
@@ -67,6 +107,61 @@ class FiniteVolumeSystem:
     unknowns: tuple[slice, ...]
     lift: np.ndarray
     singular: bool
+    robin: Mapping[tuple[int, int], tuple[np.ndarray, np.ndarray]]
+
+    def with_data(
+        self,
+        f: float | np.ndarray,
+        boundary_values: BoundaryValues = 0.0,
+        *,
+        singular: str = "raise",
+    ) -> FiniteVolumeSystem:
+        """Return the same operator with another source and other boundary data.
+
+        Raises
+        ------
+        ValueError
+            As for `discretize`, or `alpha` and `beta` of a Robin side differ from the operator's.
+        """
+        check_name("singular", singular, ("raise", "project"))
+        rhs = self.volume * check_field("f", f, self.grid)[self.unknowns]
+        lift = np.zeros(self.grid.shape)
+        weights = [ax.weights[s] for ax, s in zip(self.grid.axes, self.unknowns, strict=True)]
+        for k, axis in enumerate(self.grid.axes):
+            others = [w for i, w in enumerate(weights) if i != k]
+            area = np.asarray(reduce(np.multiply.outer, others) if others else 1.0)
+            face = tuple(s for i, s in enumerate(self.unknowns) if i != k)
+            for side, kind in enumerate(self.boundary[k]):
+                if kind == "periodic":
+                    continue
+                row = np.moveaxis(rhs, k, 0)[-side, ...]  # a view, in 1-D too
+                to_ghost = np.moveaxis(self.conductance[k], k, 0)[-side, ...]
+                if kind == "robin":
+                    alpha, beta, g = robin_values(boundary_values, self.grid, k, side)
+                    own = self.robin[k, side]
+                    if np.any(alpha != own[0]) or np.any(beta != own[1]):
+                        raise ValueError(
+                            f"boundary_values[{k}, {side}]: alpha and beta belong to the operator, "
+                            "which was prepared with others"
+                        )
+                    # A ghost value g / alpha, or a flux where alpha = 0
+                    alpha, beta, g = alpha[face], beta[face], g[face]
+                    ghost = g / np.where(alpha > 0, alpha, 1.0)
+                    row += np.where(alpha > 0, to_ghost * ghost, area * g / beta)
+                    continue
+                value = face_values(boundary_values, self.grid, k, side)
+                row += (area if kind == "neumann" else to_ghost) * value[face]
+                if kind == "dirichlet" and axis.location == "node":
+                    np.moveaxis(lift, k, 0)[-side] = value
+        if self.singular:
+            total, scale = float(rhs.sum()), float(np.abs(rhs).sum())
+            if singular == "raise" and abs(total) > 1e-10 * scale:
+                raise ValueError(
+                    f"f and the boundary fluxes integrate to {total:.3g}; without a Dirichlet side "
+                    "they must integrate to 0 (singular='project' removes the mean)"
+                )
+            rhs -= self.volume * (total / self.volume.sum())
+        return replace(self, rhs=rhs, lift=lift)
 
     @property
     def periodic(self) -> tuple[bool, ...]:
@@ -154,7 +249,7 @@ class FiniteVolumeSystem:
 
 
 def face_values(boundary_values: BoundaryValues, grid: Grid, axis: int, side: int) -> np.ndarray:
-    """Boundary values on one side, in the shape of that face.
+    """Dirichlet or Neumann values on one side, in the shape of that face; 0 where not given.
 
     Raises
     ------
@@ -162,23 +257,62 @@ def face_values(boundary_values: BoundaryValues, grid: Grid, axis: int, side: in
         Unknown key, wrong shape or non-finite values.
     """
     if isinstance(boundary_values, Mapping):
-        for key in boundary_values:
-            if key not in {(k, s) for k in range(grid.dim) for s in (0, 1)}:
-                raise ValueError(
-                    f"boundary_values has the key {key!r}: allowed are (axis, side), "
-                    f"axis 0..{grid.dim - 1}, side 0 or 1"
-                )
+        _check_keys(boundary_values, grid)
         value = boundary_values.get((axis, side), 0.0)
     else:
         value = boundary_values
+    if isinstance(value, Robin):
+        raise ValueError(f"boundary_values[{axis}, {side}] is {value!r}, but no 'robin' side")
+    return _on_face(f"boundary_values[{axis}, {side}]", value, grid, axis)
+
+
+def robin_values(
+    boundary_values: BoundaryValues, grid: Grid, axis: int, side: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return ``alpha, beta, g`` of a Robin side, arrays in the shape of that face.
+
+    Raises
+    ------
+    ValueError
+        Unknown or missing key, wrong shape, non-finite values, ``alpha < 0`` or ``beta <= 0``.
+    """
+    name = f"boundary_values[{axis}, {side}]"
+    value = None
+    if isinstance(boundary_values, Mapping):
+        _check_keys(boundary_values, grid)
+        value = boundary_values.get((axis, side))
+    if not isinstance(value, tuple | list) or len(value) != 3:
+        raise ValueError(f"{name} is {value!r}: a 'robin' side needs (alpha, beta, g)")
+    alpha, beta, g = (
+        _on_face(f"{name}: {part}", v, grid, axis)
+        for part, v in zip(Robin._fields, value, strict=True)
+    )
+    if not np.all(alpha >= 0):
+        raise ValueError(f"{name}: alpha must not be negative, its minimum is {alpha.min():.6g}")
+    if not np.all(beta > 0):
+        raise ValueError(f"{name}: beta must be positive, its minimum is {beta.min():.6g}")
+    return alpha, beta, g
+
+
+def _check_keys(boundary_values: Mapping[tuple[int, int], Any], grid: Grid) -> None:
+    for key in boundary_values:
+        if key not in {(k, s) for k in range(grid.dim) for s in (0, 1)}:
+            raise ValueError(
+                f"boundary_values has the key {key!r}: allowed are (axis, side), "
+                f"axis 0..{grid.dim - 1}, side 0 or 1"
+            )
+
+
+def _on_face(name: str, value: Any, grid: Grid, axis: int) -> np.ndarray:
     shape = grid.shape[:axis] + grid.shape[axis + 1 :]
-    array = np.asarray(value, dtype=np.float64)
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is {value!r}, expected a number or an array") from None
     if array.shape not in ((), shape):
-        raise ValueError(
-            f"boundary_values[{axis}, {side}] has shape {array.shape}, expected () or {shape}"
-        )
+        raise ValueError(f"{name} has shape {array.shape}, expected () or {shape}")
     if not np.all(np.isfinite(array)):
-        raise ValueError(f"boundary_values[{axis}, {side}] holds NaN or infinity")
+        raise ValueError(f"{name} holds NaN or infinity")
     return np.broadcast_to(array, shape)
 
 
@@ -209,8 +343,27 @@ def check_field(
     return np.broadcast_to(array, grid.shape)
 
 
+def check_coefficient(a: Any, grid: Grid) -> tuple[np.ndarray, ...]:
+    """Return the coefficient as one positive array an axis; the same one if `a` is a scalar field.
+
+    Raises
+    ------
+    ValueError
+        Wrong number of entries, wrong shape, non-finite or not positive.
+    """
+    if isinstance(a, np.ndarray) and a.shape == (grid.dim, *grid.shape):
+        a = tuple(a)
+    if not isinstance(a, tuple | list):
+        return (check_field("a", a, grid, positive=True),) * grid.dim
+    if len(a) != grid.dim:
+        raise ValueError(
+            f"a has {len(a)} entries: one an axis are needed, {grid.dim} of them, or one array"
+        )
+    return tuple(check_field(f"a[{k}]", v, grid, positive=True) for k, v in enumerate(a))
+
+
 def discretize(
-    a: float | np.ndarray,
+    a: Coefficient,
     f: float | np.ndarray,
     grid: Grid,
     *,
@@ -224,15 +377,16 @@ def discretize(
 
     Parameters
     ----------
-    a : float or ndarray, shape of the grid
-        Positive coefficient at the points.
+    a : float, ndarray in the grid's shape, or a sequence of these, one an axis
+        Positive coefficient at the points; several are the diagonal of a tensor.
     f : float or ndarray, shape of the grid
         Source at the points.
     grid : Grid
     boundary : str or sequence
         Kinds per axis (and side), see `solvers.grids.normalize_boundary`.
     boundary_values : float or mapping
-        Dirichlet: the value; Neumann: the outward flux ``a du/dn``.
+        Dirichlet: the value; Neumann: the outward flux ``a du/dn``; Robin: ``(alpha, beta, g)``,
+        see `Robin`.
     reaction : float or ndarray, optional
         ``c >= 0``.
     average : {"harmonic", "arithmetic"}
@@ -247,10 +401,8 @@ def discretize(
         Names the argument, its value and what is allowed.
     """
     check_name("average", average, ("harmonic", "arithmetic"))
-    check_name("singular", singular, ("raise", "project"))
     bc = normalize_boundary(boundary, grid)
-    a = check_field("a", a, grid, positive=True)
-    f = check_field("f", f, grid)
+    coefficient = check_coefficient(a, grid)
     c = None if reaction is None else check_field("reaction", reaction, grid, nonnegative=True)
 
     unknowns = tuple(
@@ -265,56 +417,51 @@ def discretize(
             raise ValueError(f"axis {axis.name!r}: n={axis.n} leaves no unknown, need at least 3")
     weights = [axis.weights[s] for axis, s in zip(grid.axes, unknowns, strict=True)]
     volume = reduce(np.multiply.outer, weights)
-    rhs = volume * f[unknowns]
-    lift = np.zeros(grid.shape)
+    robin: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
     conductance = []
     for k, axis in enumerate(grid.axes):
         others = [w for i, w in enumerate(weights) if i != k]
         area = np.asarray(reduce(np.multiply.outer, others) if others else 1.0)
         across = tuple(slice(None) if i == k else s for i, s in enumerate(unknowns))
-        ak = np.moveaxis(a[across], k, 0)
+        ak = np.moveaxis(coefficient[k][across], k, 0)
         face = tuple(s for i, s in enumerate(unknowns) if i != k)
         scale = area / axis.spacing
         inner = _mean(ak[:-1], ak[1:], average)
         inner *= scale
         parts = [inner]
         for side, kind in enumerate(bc[k]):
-            end = 0 if side == 0 else -1
+            end = [-side]
             if kind == "periodic":
                 extra = _mean(ak[-1:], ak[:1], average) * scale
+            elif kind == "neumann":
+                extra = np.zeros_like(ak[end])
+            elif kind == "robin":
+                alpha, beta, _ = robin_values(boundary_values, grid, k, side)
+                robin[k, side] = alpha, beta
+                transfer = (alpha / beta)[face]
+                if axis.location == "cell_center":  # in series with half a cell
+                    half = 2.0 * ak[-side, ...] / axis.spacing
+                    transfer = half * transfer / (half + transfer)
+                extra = (area * transfer)[np.newaxis]
+            elif axis.location == "cell_center":
+                extra = 2.0 * ak[end] * scale
             else:
-                value = face_values(boundary_values, grid, k, side)
-                row = np.moveaxis(rhs, k, 0)[end, ...]  # a view, in 1-D too
-                if kind == "neumann":
-                    row += area * value[face]
-                    extra = np.zeros_like(inner[:1] if len(inner) else ak[:1])
-                elif axis.location == "cell_center":
-                    extra = 2.0 * ak[[end]] * scale
-                    row += extra[0] * value[face]
-                else:
-                    row += inner[end] * value[face]
-                    np.moveaxis(lift, k, 0)[end] = value
-                    continue
+                continue  # the face to the boundary node is in `inner`
             parts.insert(0, extra) if side == 0 else parts.append(extra)
         whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
         conductance.append(np.ascontiguousarray(np.moveaxis(whole, 0, k)))
 
-    is_singular = all(k != "dirichlet" for pair in bc for k in pair) and (
-        c is None or not np.any(c > 0)
+    is_singular = (
+        all(k != "dirichlet" for pair in bc for k in pair)
+        and not any(np.any(alpha > 0) for alpha, _ in robin.values())
+        and (c is None or not np.any(c > 0))
     )
-    if is_singular:
-        total, scale_ = float(rhs.sum()), float(np.abs(rhs).sum())
-        if singular == "raise" and abs(total) > 1e-10 * scale_:
-            raise ValueError(
-                f"f and the boundary fluxes integrate to {total:.3g}; without a Dirichlet side "
-                "they must integrate to 0 (singular='project' removes the mean)"
-            )
-        rhs -= volume * (total / volume.sum())
-    return FiniteVolumeSystem(
+    operator = FiniteVolumeSystem(
         grid=grid, boundary=bc, conductance=tuple(conductance),
-        reaction=None if c is None else volume * c[unknowns], rhs=rhs, volume=volume,
-        unknowns=unknowns, lift=lift, singular=is_singular,
+        reaction=None if c is None else volume * c[unknowns], rhs=volume, volume=volume,
+        unknowns=unknowns, lift=np.zeros(grid.shape), singular=is_singular, robin=robin,
     )  # fmt: skip
+    return operator.with_data(f, boundary_values, singular=singular)
 
 
 def _mean(a: np.ndarray, b: np.ndarray, average: str) -> np.ndarray:

@@ -21,7 +21,7 @@ Location = Literal["node", "cell_center"]
 Boundary = tuple[tuple[str, str], ...]
 
 LOCATIONS = ("node", "cell_center")
-BOUNDARY_KINDS = ("dirichlet", "neumann", "periodic")
+BOUNDARY_KINDS = ("dirichlet", "neumann", "robin", "periodic")
 
 
 @dataclass(frozen=True)

@@ -151,9 +151,120 @@ class Mesh:
         squares = np.asarray(u, np.float64).reshape(len(u), -1) ** 2
         return float(np.sqrt(self.point_weights @ squares.sum(axis=1)))
 
+    @property
+    def max_diameter(self) -> float:
+        """Largest distance between two points of one cell; 0 for a point cloud."""
+        worst = 0.0
+        for _, cells in self.blocks():
+            corners = self.points[cells]  # (C, k, D)
+            for i in range(1, cells.shape[1]):
+                gaps = corners[:, i:] - corners[:, :-i]
+                worst = max(worst, float((gaps**2).sum(axis=2).max()))
+        return float(np.sqrt(worst))
+
+    @property
+    def is_straight(self) -> bool:
+        """Whether the cells' measure follows from their corners: no curved cells, no hexahedra."""
+        assert self.cell_types is not None
+        return bool(np.isin(self.cell_types, [3, 5, 9, 10]).all())
+
+    def cell_measures(self) -> np.ndarray:
+        """Length, area or volume of straight-sided cells, float64, shape (C,).
+
+        Raises
+        ------
+        ValueError
+            Some cell is a hexahedron or of higher order.
+        """
+        assert self.cell_types is not None and self.cell_offsets is not None
+        if not self.is_straight:
+            raise ValueError("cell_measures: only for lines, triangles, quads and tetrahedra")
+        out = np.empty(self.n_cells)
+        for code, cells in self.blocks():
+            p = self.points[cells]
+            if code == 9:  # the two triangles on either side of a diagonal
+                size = _simplex_measures(p[:, [0, 1, 2]]) + _simplex_measures(p[:, [0, 2, 3]])
+            else:
+                size = _simplex_measures(p)
+            out[self.cell_types == code] = size
+        return out
+
+    def boundary_points(self) -> np.ndarray:
+        """Numbers of the points on faces of one cell alone, int64, increasing.
+
+        Raises
+        ------
+        ValueError
+            A point cloud, cells of less than the space's dimension, or cells of higher order in
+            three dimensions.
+        """
+        if not self.n_cells:
+            raise ValueError("a point cloud has no boundary: name the points")
+        faces: list[np.ndarray] = []
+        points: list[np.ndarray] = []  # all points of each face, padded with its first
+        for code, cells in self.blocks():
+            name, dim, _ = VTK_CELLS[code]
+            local = _faces(code, cells.shape[1])
+            if dim != self.dim or local is None:
+                raise ValueError(f"the boundary of {name} cells in {self.dim}D is not known here")
+            corners, whole = local
+            faces += [np.sort(cells[:, c], axis=1) for c in corners]
+            points += [cells[:, w] for w in whole]
+        width, inner = max(f.shape[1] for f in faces), max(p.shape[1] for p in points)
+        keys = np.concatenate([np.pad(f, ((0, 0), (width - f.shape[1], 0)), "edge") for f in faces])
+        _, which, count = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
+        owners = np.concatenate([np.pad(p, ((0, 0), (inner - p.shape[1], 0)), "edge") for p in points])
+        return np.unique(owners[count[which.ravel()] == 1])
+
     def equals(self, other: Mesh) -> bool:
         """Whether all arrays and units are equal."""
         return self.units == other.units and all(
             np.array_equal(getattr(self, n), getattr(other, n))
             for n in ("points", "point_weights", "connectivity", "cell_offsets", "cell_types")
         )
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Mesh) and self.equals(other))
+
+    def __hash__(self) -> int:
+        return hash((self.units, self.points.shape, self.n_cells, self.points[0].tobytes()))
+
+
+def _simplex_measures(corners: np.ndarray) -> np.ndarray:
+    """Measures of simplices, shape (C, k + 1, D), k <= D."""
+    edges = corners[:, 1:] - corners[:, :1]
+    k = edges.shape[1]
+    if k == edges.shape[2]:
+        return np.abs(np.linalg.det(edges)) / (1, 1, 2, 6)[k]
+    gram = edges @ edges.transpose(0, 2, 1)  # a surface or a curve
+    return np.sqrt(np.maximum(np.linalg.det(gram), 0.0)) / (1, 1, 2, 6)[k]
+
+
+_Face = tuple[int, ...]
+
+
+def _faces(code: int, n: int) -> tuple[list[_Face], list[_Face]] | None:
+    """Corners of each face of a cell of `n` points, and all points of each face."""
+    fixed: dict[int, list[_Face]] = {
+        3: [(0,), (1,)],
+        68: [(0,), (1,)],
+        5: [(0, 1), (1, 2), (2, 0)],
+        9: [(0, 1), (1, 2), (2, 3), (3, 0)],
+        10: [(0, 1, 2), (0, 1, 3), (1, 2, 3), (0, 2, 3)],
+        12: [(0, 1, 2, 3), (4, 5, 6, 7), (0, 1, 5, 4), (1, 2, 6, 5), (2, 3, 7, 6), (3, 0, 4, 7)],
+    }
+    if code in fixed:
+        return fixed[code], fixed[code]
+    if code not in (69, 70):
+        return None
+    corners = fixed[5 if code == 69 else 9]
+    sides = len(corners)
+    if code == 69:  # n = (p + 1) (p + 2) / 2
+        degree = int(round((np.sqrt(8 * n + 1) - 3) / 2))
+    else:
+        degree = int(round(np.sqrt(n))) - 1
+    inner = degree - 1  # points inside each edge, edge after edge
+    whole = [
+        (*c, *range(sides + e * inner, sides + (e + 1) * inner)) for e, c in enumerate(corners)
+    ]
+    return corners, whole

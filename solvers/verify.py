@@ -12,10 +12,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 
+from .finite_volume import Robin
 from .grids import Axis, Boundary, Grid, normalize_boundary
 
 __all__ = [
@@ -238,10 +240,14 @@ class ManufacturedDiffusion:
     Every method takes coordinates, shape (dim, ...), and returns values of shape (...), `gradient`
     of shape (dim, ...). On a box with sides ``(l_i, l_i + L_i)`` and ``s_i = (x_i - l_i) / L_i``::
 
-        u = prod_i sin(w_i s_i + d_i)
-        a = exp(v sin(2 pi (s_1 + ... + s_dim) + 1/2))
-        c = r (1 + cos(2 pi (s_1 + ... + s_dim)) / 2)
-        f = -a (laplace(u) + grad(log a) . grad(u)) + c u
+        u   = prod_i sin(w_i s_i + d_i)
+        a   = exp(v sin(2 pi (s_1 + ... + s_dim) + 1/2))
+        c   = r (1 + cos(2 pi (s_1 + ... + s_dim)) / 2)
+        f   = -sum_i d/dx_i (a_i du/dx_i) + c u,    a_i = a
+        a_i = m_i exp(v sin(2 pi (s_1 + ... + s_dim) + 1/2 + i)), i = 0, 1, ..., if anisotropic
+
+    On Robin sides ``beta = 4/5`` and ``alpha = 3/2 + sin(s_1 + ... + s_dim) / 2``, or, if the data
+    are to be zero, the `alpha` for which they are.
 
     Attributes
     ----------
@@ -255,6 +261,10 @@ class ManufacturedDiffusion:
         ``v``; `a` lies between ``exp(-v)`` and ``exp(v)``.
     rate : float
         ``r``.
+    anisotropy : tuple of float, optional
+        ``m_i``; then `coefficient` has shape (dim, ...), one field an axis.
+    homogeneous : bool
+        Whether the data of all sides are zero.
     """
 
     boundary: Boundary
@@ -263,6 +273,8 @@ class ManufacturedDiffusion:
     phase: tuple[float, ...]
     variation: float = 0.5
     rate: float = 0.0
+    anisotropy: tuple[float, ...] | None = None
+    homogeneous: bool = False
 
     @property
     def dim(self) -> int:
@@ -296,9 +308,17 @@ class ManufacturedDiffusion:
         )
 
     def coefficient(self, x: np.ndarray) -> np.ndarray:
-        """Return ``a``."""
-        s, _ = self._scaled(x)
-        return np.exp(self.variation * np.sin(2 * np.pi * s.sum(axis=0) + 0.5))
+        """Return ``a``, shape (...), or (dim, ...) if it is anisotropic."""
+        a = np.stack([self._along(x, k)[0] for k in range(self.dim)])
+        return a if self.anisotropy else a[0]
+
+    def _along(self, x: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+        """``a_i`` and the derivative of its logarithm along its axis."""
+        s, length = self._scaled(x)
+        angle = 2 * np.pi * s.sum(axis=0) + 0.5 + (axis if self.anisotropy else 0)
+        size = self.anisotropy[axis] if self.anisotropy else 1.0
+        slope = 2 * np.pi / length[axis] * self.variation * np.cos(angle)
+        return size * np.exp(self.variation * np.sin(angle)), slope
 
     def reaction(self, x: np.ndarray) -> np.ndarray:
         """Return ``c``."""
@@ -307,42 +327,66 @@ class ManufacturedDiffusion:
 
     def source(self, x: np.ndarray) -> np.ndarray:
         """Return ``f``."""
-        s, length = self._scaled(x)
-        u, frequency = self.solution(x), self._factors(x)[2]
-        laplace = -u * np.sum(frequency**2, axis=0)
-        log_slope = 2 * np.pi / length * self.variation * np.cos(2 * np.pi * s.sum(axis=0) + 0.5)
-        transport = np.sum(log_slope * self.gradient(x), axis=0)
-        return -self.coefficient(x) * (laplace + transport) + self.reaction(x) * u
+        u, slope, frequency = self.solution(x), self.gradient(x), self._factors(x)[2]
+        out = self.reaction(x) * u
+        for k in range(self.dim):
+            a, log_slope = self._along(x, k)
+            out -= a * (log_slope * slope[k] - frequency[k] ** 2 * u)
+        return out
 
     def outward_flux(self, x: np.ndarray, axis: int, side: int) -> np.ndarray:
         """Return ``a du/dn`` for the outward normal of one side."""
-        return (1 if side else -1) * self.coefficient(x) * self.gradient(x)[axis]
+        return (1 if side else -1) * self._along(x, axis)[0] * self.gradient(x)[axis]
 
-    def side_functions(self) -> dict[tuple[int, int], Callable[[np.ndarray], np.ndarray]]:
-        """Boundary data as functions: `solution` on Dirichlet sides, the flux on Neumann sides."""
+    def robin(self, axis: int, side: int) -> Robin:
+        """``alpha``, ``beta`` and ``g`` of a Robin side, functions of the coordinates."""
 
-        def flux(axis: int, side: int) -> Callable[[np.ndarray], np.ndarray]:
-            return lambda x: self.outward_flux(x, axis, side)
+        def alpha(x: np.ndarray) -> np.ndarray:
+            s, length = self._scaled(x)
+            if not self.homogeneous:
+                return 1.5 + 0.5 * np.sin(s.sum(axis=0))
+            w = self.frequency[axis]
+            slope = w / np.tan(w * side + self.phase[axis]) / length[axis]
+            return 0.8 * self._along(x, axis)[0] * (-slope if side else slope)
 
+        def g(x: np.ndarray) -> np.ndarray:
+            return alpha(x) * self.solution(x) + 0.8 * self.outward_flux(x, axis, side)
+
+        return Robin(alpha, lambda x: np.full(x.shape[1:], 0.8), g)  # type: ignore[arg-type]
+
+    def side_functions(self) -> dict[tuple[int, int], Any]:
+        """Boundary data as functions of the coordinates.
+
+        `solution` on Dirichlet sides, the flux on Neumann sides, a `Robin` of three functions on
+        Robin sides.
+        """
         return {
-            (k, side): self.solution if kind == "dirichlet" else flux(k, side)
+            (k, side): self.solution
+            if kind == "dirichlet"
+            else self.robin(k, side)
+            if kind == "robin"
+            else partial(self.outward_flux, axis=k, side=side)
             for k, pair in enumerate(self.boundary)
             for side, kind in enumerate(pair)
             if kind != "periodic"
         }
 
-    def boundary_values(self, grid: Grid) -> dict[tuple[int, int], np.ndarray]:
+    def boundary_values(self, grid: Grid) -> dict[tuple[int, int], Any]:
         """Boundary data as arrays in the shape of the faces, at the grid's points."""
         self._check(grid)
-        out = {}
-        for (k, side), function in self.side_functions().items():
+        out: dict[tuple[int, int], Any] = {}
+        for (k, side), data in self.side_functions().items():
             coords = list(grid.coords)
             coords[k] = np.array([grid.bounds[k][side]])
-            out[k, side] = np.take(function(np.stack(np.meshgrid(*coords, indexing="ij"))), 0, k)
+            x = np.stack(np.meshgrid(*coords, indexing="ij"))
+            if isinstance(data, Robin):
+                out[k, side] = Robin(*(np.take(v(x), 0, k) for v in cast("Any", data)))
+            else:
+                out[k, side] = np.take(data(x), 0, k)
         return out
 
     def fields(self, grid: Grid) -> dict[str, np.ndarray]:
-        """Arrays at the grid's points: ``a``, ``f``, ``c`` and ``u``."""
+        """Arrays at the grid's points: ``a``, ``f``, ``c`` and ``u``, as the solvers take them."""
         self._check(grid)
         x = np.stack(grid.meshgrid())
         return {
@@ -366,6 +410,7 @@ def manufactured_diffusion(
     homogeneous: bool = False,
     variation: float = 0.5,
     reaction: float = 0.0,
+    anisotropy: Sequence[float] | None = None,
 ) -> ManufacturedDiffusion:
     """Exact solution, smooth variable coefficient and source of the diffusion equation.
 
@@ -382,6 +427,8 @@ def manufactured_diffusion(
         `a` lies between ``exp(-variation)`` and ``exp(variation)``.
     reaction : float
         Size of ``c >= 0``, which varies by half of it.
+    anisotropy : sequence of float, optional
+        Positive factor of the coefficient along each axis, whose fields then differ in phase, too.
 
     Returns
     -------
@@ -389,8 +436,8 @@ def manufactured_diffusion(
 
     Notes
     -----
-    Without a Dirichlet side and reaction the integrals of source and fluxes add up to zero, their
-    quadrature does so up to its error only: solve with ``singular="project"``, and measure with
+    Without reaction and Dirichlet and Robin sides the integrals of source and fluxes add up to
+    zero, their quadrature does so up to its error only: solve with ``singular="project"``, and measure with
     ``free_constant=True``.
 
     Examples
@@ -413,16 +460,23 @@ def manufactured_diffusion(
     periodic = [kind == "periodic" or "periodic" in tuple(kind) for kind in kinds]
     grid = Grid(tuple(Axis("xyz"[k], 2, periodic=periodic[k]) for k in range(dim)))
     bc = normalize_boundary(boundary, grid)
+    factors = None if anisotropy is None else tuple(float(m) for m in anisotropy)
+    if factors is not None and (len(factors) != dim or min(factors) <= 0):
+        raise ValueError(f"anisotropy={anisotropy}: need {dim} positive numbers")
     waves = []
+    start = {"dirichlet": 0.0, "robin": 0.25 * np.pi, "neumann": 0.5 * np.pi}
     for i, pair in enumerate(bc):
         if pair[0] == "periodic":
             waves.append((2 * np.pi, 0.3 + 0.4 * i))
         elif homogeneous:
-            quarter = 0.0 if pair[0] == "dirichlet" else 0.5 * np.pi
-            waves.append((np.pi if pair[0] == pair[1] else 0.5 * np.pi, quarter))
+            stop = np.pi - start[pair[1]]
+            if pair == ("neumann", "neumann"):
+                stop = 1.5 * np.pi
+            waves.append((stop - start[pair[0]], start[pair[0]]))
         else:
             waves.append((2.5 - 0.4 * i, 0.4 + 0.3 * i))
     return ManufacturedDiffusion(
         boundary=bc, bounds=ends, frequency=tuple(w for w, _ in waves),
         phase=tuple(d for _, d in waves), variation=float(variation), rate=float(reaction),
+        anisotropy=factors, homogeneous=bool(homogeneous),
     )  # fmt: skip

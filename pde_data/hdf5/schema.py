@@ -187,10 +187,12 @@ class ScalarSpec:
 class BoundarySpec:
     """A boundary condition ``alpha*u + beta*du/dn = values`` on one or both ends of an axis.
 
+    On a mesh it holds on the whole boundary, or on the points named.
+
     Parameters
     ----------
     axis : str
-        Name of the axis, ``"x"``.
+        Name of the axis, ``"x"``; on a mesh ``"boundary"``.
     kind : str
         ``dirichlet``, ``neumann``, ``robin``, ``periodic``, ``outflow``, ``no_slip``, ``slip``.
     side : {"both", "lower", "upper"}
@@ -198,6 +200,8 @@ class BoundarySpec:
         Fields it holds for.
     value : float
         Right-hand side, constant along the side.
+    points : tuple of int, optional
+        Of layout ``"mesh"``: numbers of the points where it holds, if not the whole boundary.
     """
 
     axis: str
@@ -208,10 +212,14 @@ class BoundarySpec:
     alpha: float | None = None
     beta: float | None = None
     units: str = "1"
+    points: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         check_name("boundary condition", self.kind, BC_KINDS)
         check_name("side", self.side, ("both", "lower", "upper"))
+        if self.points is not None:
+            points = tuple(sorted({int(i) for i in self.points}))
+            object.__setattr__(self, "points", points)
 
     @property
     def coefficients(self) -> tuple[float, float]:
@@ -292,7 +300,11 @@ class DatasetSchema:
         steps = [b - a for a, b in zip(self.time, self.time[1:], strict=False)]
         if not self.time or not all(map(math.isfinite, self.time)) or any(d <= 0 for d in steps):
             raise ValueError("time: need strictly increasing finite numbers")
+        if self.time_per_sample:  # placeholders, the same ones when read back
+            object.__setattr__(self, "time", tuple(map(float, range(len(self.time)))))
         extra = {a.name: len(a.coords) for a in self.axes}
+        if unused := set(extra) - {d for f in self.fields for d in f.dims or ()}:
+            raise ValueError(f"axes {sorted(unused)}: no field has them")
         for f in self.fields:
             for d in f.dims or ():
                 check_name(f"axis of field {f.name!r}", d, [*extra, *axes])
@@ -303,6 +315,10 @@ class DatasetSchema:
                 )
             if f.dims is None and self.layout == "series":
                 raise ValueError(f"field {f.name!r}: layout 'series' has no space, give dims")
+            if f.dims == () and not f.time_varying:
+                raise ValueError(f"field {f.name!r}: dims=(): a number a sample is a scalar")
+            if self.layout == "ragged" and f.dims is None and not f.sample_varying:
+                raise ValueError(f"field {f.name!r}: the points vary with the sample, so does it")
             if f.dim_varying is not None and len(f.dim_varying) != self.grid.dim:
                 raise ValueError(
                     f"field {f.name!r}: dim_varying has {len(f.dim_varying)} entries, "
@@ -314,6 +330,7 @@ class DatasetSchema:
         if len(set(names)) != len(names):
             raise ValueError(f"field and scalar names repeat: {names}")
         reserved = {"sample", "time", "component", "component_2", "failure", "point", "cell"}
+        reserved |= {"step"} if self.time_per_sample else set()
         if clash := (reserved | set(axes)) & set(extra):
             raise ValueError(f"axes {sorted(clash)}: the names are taken; choose others")
         reserved |= {*axes, *extra}
@@ -326,11 +343,16 @@ class DatasetSchema:
                 check_name(f"{role} field", m, names)
         periodic = {a.name: a.periodic for a in self.grid.axes}
         stated = [bc.axis for bc in self.boundary_conditions]
+        meshed = self.layout in ("mesh", "ragged")
         for bc in self.boundary_conditions:
-            check_name("boundary axis", bc.axis, axes)
+            check_name("boundary axis", bc.axis, ["boundary"] if meshed else axes)
             for f_name in bc.fields:
                 check_name("boundary field", f_name, [f.name for f in self.fields])
-            if (bc.kind == "periodic") != periodic[bc.axis]:
+            if meshed:
+                self._check_boundary_points(bc)
+            elif bc.points is not None:
+                raise ValueError(f"boundary condition on {bc.axis!r}: points are for meshes")
+            elif (bc.kind == "periodic") != periodic[bc.axis]:
                 raise ValueError(
                     f"boundary condition {bc.kind!r} on axis {bc.axis!r}, whose "
                     f"periodic={periodic[bc.axis]}"
@@ -343,10 +365,13 @@ class DatasetSchema:
         )
         # one order, so that a schema read back from a file is equal
         ordered = sorted(
-            self.boundary_conditions + implied, key=lambda b: (b.axis, b.side, b.kind, b.fields)
+            self.boundary_conditions + implied,
+            key=lambda b: (b.axis, b.side, b.kind, b.fields, b.points or ()),
         )
         object.__setattr__(self, "boundary_conditions", tuple(ordered))
-        object.__setattr__(self, "fields", tuple(sorted(self.fields, key=lambda f: f.rank)))
+        ranked = sorted(self.fields, key=lambda f: f.rank if f.dims is None else 3)
+        object.__setattr__(self, "fields", tuple(ranked))
+        object.__setattr__(self, "axes", tuple(sorted(self.axes, key=lambda a: a.name)))
 
     def field(self, name: str) -> FieldSpec:
         """Return the field called `name`."""
@@ -359,6 +384,18 @@ class DatasetSchema:
         if self.mesh is not None:
             return self.mesh.dim
         return self.grid.dim if self.space_dim is None else self.space_dim
+
+    def _check_boundary_points(self, bc: BoundarySpec) -> None:
+        if bc.side != "both":
+            raise ValueError(f"boundary condition {bc.kind!r}: side={bc.side!r} is for grids")
+        if bc.points is None:
+            return
+        if self.mesh is None:
+            raise ValueError("boundary points differ from sample to sample: leave out points")
+        if not bc.points or not 0 <= bc.points[0] <= bc.points[-1] < self.mesh.n_points:
+            raise ValueError(
+                f"boundary condition {bc.kind!r}: points must lie in 0 to {self.mesh.n_points - 1}"
+            )
 
     def _check_layout(self) -> None:
         check_name("layout", self.layout, ("grid", "mesh", "ragged", "series"))
@@ -403,9 +440,12 @@ class DatasetSchema:
         return t + space + (self.dim,) * f.rank
 
     def sample_dims(self, name: str) -> tuple[str, ...]:
-        """Names of the axes of one sample of field `name`, as in the file."""
+        """Names of the axes of one sample of field `name`.
+
+        Where the times differ from sample to sample, the axis of time is called ``"step"``.
+        """
         f = self.field(name)
-        t = ("time",) * f.time_varying
+        t = ("step" if self.time_per_sample else "time",) * f.time_varying
         if f.dims is not None:
             return t + f.dims
         if self.layout in ("mesh", "ragged"):

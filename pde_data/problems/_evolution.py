@@ -50,11 +50,11 @@ class Evolution(Problem):
 
     @abstractmethod
     def input_specs(self) -> tuple[FieldSpec | ScalarSpec, ...]:
-        """Inputs in the order of a model's channels: fields, and scalars that vary."""
+        """Describe the inputs, in a model's order: fields, and scalars that vary."""
 
     @abstractmethod
     def output_specs(self) -> tuple[FieldSpec, ...]:
-        """Outputs, ``time_varying=True``; the first stored value is the initial one."""
+        """Describe the outputs, ``time_varying=True``; their first value is the initial one."""
 
     @abstractmethod
     def evolve(
@@ -94,7 +94,7 @@ class Evolution(Problem):
         """
 
     def bounds(self) -> tuple[tuple[float, float], ...]:
-        """Ends of the domain, one pair an axis; by default the parameter `bounds`, or 0 to 1."""
+        """Return the ends of the domain per axis: the parameter `bounds`, without it 0 and 1."""
         given = getattr(self.params, "bounds", None)
         return ((0.0, 1.0),) * self.dim if given is None else tuple(given)
 
@@ -129,7 +129,7 @@ class Evolution(Problem):
         return getattr(self.params, "horizon", None) or float(self.times[-1])
 
     def schema(self, resolution: tuple[int, ...], dtype: Dtype = "float32") -> DatasetSchema:
-        """Inputs and outputs on the grid at the stored times."""
+        """Describe inputs and outputs on the grid at the stored times."""
         inputs, outputs = self.input_specs(), self.output_specs()
         grid = self.grid(resolution)
         fields = {f.name: f for f in (*inputs, *outputs) if isinstance(f, FieldSpec)}

@@ -9,7 +9,8 @@ import shutil
 import sysconfig
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,58 @@ import numpy as np
 
 from ..result import SolverUnavailable
 
-__all__ = ["cache_dir", "compile_forms", "petsc", "require_dolfinx"]
+__all__ = [
+    "agree",
+    "cache_dir",
+    "communicator",
+    "compile_forms",
+    "current_communicator",
+    "petsc",
+    "require_dolfinx",
+]
+
+_communicator: ContextVar[Any] = ContextVar("communicator", default=None)
+
+
+@contextmanager
+def communicator(comm: Any) -> Iterator[None]:
+    """Let solves inside the block share their work over the processes of `comm`.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Comm
+        All its processes must make the same solves, with the same data, in the same order.
+
+    Notes
+    -----
+    The solution then comes to rank 0; the others get NaN in its shape.
+
+    Examples
+    --------
+    >>> with communicator(MPI.COMM_WORLD):  # doctest: +SKIP
+    ...     r = solve_diffusion(a, f, grid, solver="fenicsx")
+    """
+    token = _communicator.set(comm)
+    try:
+        yield
+    finally:
+        _communicator.reset(token)
+
+
+def current_communicator() -> Any:
+    """Return that of the innermost `communicator` block, ``COMM_SELF`` outside."""
+    from mpi4py import MPI
+
+    comm = _communicator.get()
+    return MPI.COMM_SELF if comm is None else comm
+
+
+def agree(comm: Any, problem: str) -> None:
+    """Raise ValueError on all processes if one has found a problem: none waits for the others."""
+    if comm.size > 1:
+        problem = next((p for p in comm.allgather(problem) if p), "")
+    if problem:
+        raise ValueError(problem)
 
 
 @cache
@@ -76,8 +128,13 @@ def cache_dir() -> Path:
         return path
 
 
-def compile_forms(forms: list[Any]) -> list[Any]:
+def compile_forms(forms: list[Any], *, comm: Any = None) -> list[Any]:
     """Compile UFL forms, or load them from the cache.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Comm, optional
+        Of the mesh, if it has several processes: rank 0 compiles for all.
 
     Raises
     ------
@@ -88,7 +145,9 @@ def compile_forms(forms: list[Any]) -> list[Any]:
 
     options = {"cache_dir": str(cache_dir()), "timeout": 120}
     try:
-        with _exclusive(cache_dir()):
+        # with all ranks waiting for the lock in turn, its holder would wait for them
+        first = comm is None or comm.rank == 0
+        with _exclusive(cache_dir()) if first else nullcontext():
             return [fem.form(form, jit_options=options) for form in forms]
     except Exception as err:
         reason = _missing_tool()

@@ -7,10 +7,14 @@ Find `u` in the space of continuous piecewise polynomials with the given Dirichl
 with `g` the outward flux ``a du/dn`` on Neumann sides. Mesh, spaces, compiled forms and what the
 solver can know before it sees the coefficient (symbolic factorization, multigrid interpolation) are
 kept for the grids used last.
+
+With a communicator of several processes each holds a part of the mesh: they assemble and solve
+together, and the values at the grid's points come to rank 0.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -23,7 +27,7 @@ from ..finite_volume import check_field, face_values
 from ..grids import Boundary, Grid, normalize_boundary
 from ..names import check_name
 from ..result import SolverDidNotConverge, SolveResult
-from ._runtime import compile_forms, petsc, require_dolfinx
+from ._runtime import agree, compile_forms, current_communicator, petsc, require_dolfinx
 
 __all__ = ["CHOLESKY_MAX_DOFS", "choose_algebra", "clear_cache", "solve_diffusion_fenicsx"]
 
@@ -75,6 +79,7 @@ def solve_diffusion_fenicsx(
     algebra: str | None = None,
     singular: str = "raise",
     exact: Function | None = None,
+    comm: Any = None,
 ) -> SolveResult:
     """Solve ``-div(a grad u) + c u = f`` with Lagrange elements.
 
@@ -113,12 +118,15 @@ def solve_diffusion_fenicsx(
     exact : callable, optional
         Known solution: ``info["l2_error"]`` and ``info["h1_error"]`` are the norms of the error
         over the mesh, not at the nodes alone (less its mean where constants are free).
+    comm : mpi4py.MPI.Comm, optional
+        Processes that solve together, all called with the same arguments. Default: that of
+        `solvers.fenicsx.communicator`, else this process alone.
 
     Returns
     -------
     SolveResult
-        `x` at the grid's points; of zero mean in the grid's weights when constants are free. The
-        residual is that of the equations of the unknowns. `info` has `algebra`, `degree`, `cell`,
+        `x` at the grid's points, on rank 0 of `comm`, NaN on the others; of zero mean in the grid's
+        weights when constants are free. The residual is that of the equations of the unknowns. `info` has `algebra`, `degree`, `cell`,
         `dofs` and `setup_seconds` (mesh, forms and analysis, 0 when kept from earlier).
 
     Raises
@@ -171,8 +179,9 @@ def solve_diffusion_fenicsx(
     with _lock:
         begin = time.perf_counter()
         disc, is_new = _discretization(
-            grid, bc, int(degree), cell, 1 if nodal else int(degree) + 1, "reaction" in data
-        )
+            current_communicator() if comm is None else comm,
+            grid, bc, int(degree), cell, 1 if nodal else int(degree) + 1, "reaction" in data,
+        )  # fmt: skip
         algebra = choose_algebra(grid.dim, disc.dofs) if algebra is None else algebra
         is_new |= disc.prepare(algebra)
         start = time.perf_counter()
@@ -188,11 +197,11 @@ def solve_diffusion_fenicsx(
             disc.balance()
         x, residual, residuals, iterations = disc.solve(algebra, rtol=rtol, maxiter=int(maxiter))
         x += lift
-        values = x[disc.nodes]
+        values = disc.on_grid(x)
         if disc.singular:
-            mean = float(np.sum(grid.weights * values))
-            mean /= float(np.prod([hi - lo for lo, hi in grid.bounds]))
-            values -= mean
+            mean = float(np.sum(grid.weights * values)) if disc.comm.rank == 0 else 0.0
+            mean = disc.comm.bcast(mean) / float(np.prod([hi - lo for lo, hi in grid.bounds]))
+            values = values - mean
             x -= mean
         seconds = time.perf_counter() - start
         info: dict[str, Any] = {
@@ -255,19 +264,33 @@ def _imbalance(f: Any, sides: Mapping[tuple[int, int], Any], grid: Grid) -> tupl
 
 
 def _discretization(
-    grid: Grid, boundary: Boundary, degree: int, cell: str, data_degree: int, has_reaction: bool
+    comm: Any,
+    grid: Grid,
+    boundary: Boundary,
+    degree: int,
+    cell: str,
+    data_degree: int,
+    has_reaction: bool,
 ) -> tuple[_Discretization, bool]:
     """Return the one kept for these arguments, or make it; and whether it is new."""
-    key = (grid.shape, grid.bounds, boundary, degree, cell, data_degree, has_reaction)
+    from mpi4py import MPI
+
+    same = (MPI.IDENT, MPI.CONGRUENT)
+    key = (comm.size, grid.shape, grid.bounds, boundary, degree, cell, data_degree, has_reaction)
     if key in _cache:
-        _cache.move_to_end(key)
-        return _cache[key], False
-    disc = _Discretization(grid, boundary, degree, cell, data_degree, has_reaction)
+        if MPI.Comm.Compare(comm, _cache[key].comm) in same:
+            _cache.move_to_end(key)
+            return _cache[key], False
+        _cache.pop(key).destroy()
+    disc = _Discretization(comm, grid, boundary, degree, cell, data_degree, has_reaction)
     _cache[key] = disc
-    while len(_cache) > 1 and (
-        len(_cache) > CACHE_ENTRIES or sum(d.dofs for d in _cache.values()) > CACHE_DOFS
+    # by size of the communicator: what one process solves alone must not make it drop what it
+    # shares, which all have to drop together
+    mine = [k for k in _cache if k[0] == comm.size]
+    while len(mine) > 1 and (
+        len(mine) > CACHE_ENTRIES or sum(_cache[k].dofs for k in mine) > CACHE_DOFS
     ):
-        _cache.popitem(last=False)[1].destroy()
+        _cache.pop(mine.pop(0)).destroy()
     return disc, True
 
 
@@ -280,6 +303,7 @@ class _Discretization:
 
     def __init__(
         self,
+        comm: Any,
         grid: Grid,
         boundary: Boundary,
         degree: int,
@@ -290,12 +314,11 @@ class _Discretization:
         import ufl
         from dolfinx import fem, mesh
         from dolfinx.fem.petsc import create_matrix
-        from mpi4py import MPI
 
         PETSc = petsc()
         self.grid, self.boundary, self.degree = grid, boundary, degree
         self.cell = _CELLS[cell][grid.dim - 1]
-        dim, comm = grid.dim, MPI.COMM_SELF
+        dim = grid.dim
         corners = [[lo for lo, _ in grid.bounds], [hi for _, hi in grid.bounds]]
         cells = [n - 1 for n in grid.shape]
         kind = mesh.CellType[self.cell]
@@ -306,14 +329,17 @@ class _Discretization:
         else:
             self.mesh = mesh.create_box(comm, corners, cells, cell_type=kind)
 
+        self.comm = comm = self.mesh.comm
         self.V = fem.functionspace(self.mesh, ("Lagrange", degree))
         self.W1 = self.V if degree == 1 else fem.functionspace(self.mesh, ("Lagrange", 1))
         self.W = (
             self.W1 if data_degree == 1 else fem.functionspace(self.mesh, ("Lagrange", data_degree))
         )
-        self.dofs = int(self.V.dofmap.index_map.size_local)
-        self.nodes = self._grid_dofs(self.V)
-        self.nodes1 = self.nodes if self.W1 is self.V else self._grid_dofs(self.W1)
+        self.dofs = int(self.V.dofmap.index_map.size_global)
+        self.owned = int(self.V.dofmap.index_map.size_local)  # come first; then ghosts
+        self.points = self._grid_points(self.V)
+        self.points1 = self.points if self.W1 is self.V else self._grid_points(self.W1)
+        self._prepare_gather()
 
         # Coefficients; the boundary flux is filled side by side
         self.a, self.f, self.c, self.g = (fem.Function(self.W) for _ in range(4))
@@ -355,20 +381,23 @@ class _Discretization:
                 else:
                     neumann.append((k, side))
                     forms.append(self.g * v * over("ds", degree + data_degree, facets))
-        self.stiffness, self.mass, self.load, *fluxes = compile_forms(forms)
+        self.stiffness, self.mass, self.load, *fluxes = compile_forms(forms, comm=comm)
         self.flux = dict(zip(neumann, fluxes, strict=True))
 
         self.fixed = np.unique(np.concatenate([np.empty(0, np.int32), *fixed.values()]))
-        if self.fixed.size == self.dofs:
+        n_fixed = self._sum(int(np.count_nonzero(self.fixed < self.owned)))
+        if n_fixed == self.dofs:
             raise ValueError(f"a grid of shape {grid.shape} leaves no unknown: need more points")
-        self.singular = not self.fixed.size and not has_reaction
+        self.has_fixed = n_fixed > 0
+        self.singular = not self.has_fixed and not has_reaction
         zero = fem.Function(self.V)
-        self.bcs = [fem.dirichletbc(zero, self.fixed.astype(np.int32))] if self.fixed.size else []
+        self.bcs = [fem.dirichletbc(zero, self.fixed.astype(np.int32))] if self.has_fixed else []
 
         self.A = create_matrix(self.stiffness)
         self.A.setOption(PETSc.Mat.Option.SPD, True)
         self.pinned: Any = None  # A without the row and column of one unknown, when singular
-        self.b, self.x, self.r = (PETSc.Vec().createSeq(self.dofs, comm=comm) for _ in range(3))
+        self.b, self.x, self.r = (self.A.createVecLeft() for _ in range(3))
+        self.work = fem.Function(self.V)  # a right-hand side with the ghosts' share
         self.kernel: Any = None
         if self.singular:
             self.kernel = PETSc.NullSpace().create(constant=True, comm=comm)
@@ -376,8 +405,12 @@ class _Discretization:
         self.ones: np.ndarray | None = None
         self.ksp: dict[str, Any] = {}
 
-    def _grid_dofs(self, space: Any) -> np.ndarray:
-        """Degree of freedom at each grid point, in the grid's shape."""
+    def _sum(self, value: Any) -> Any:
+        """Sum over the processes."""
+        return self.comm.allreduce(value) if self.comm.size > 1 else value
+
+    def _grid_points(self, space: Any) -> np.ndarray:
+        """Grid point of each degree of freedom, numbered in C order; -1 for those between."""
         x = space.tabulate_dof_coordinates()
         index = np.empty((self.grid.dim, len(x)), dtype=np.intp)
         at_node = np.ones(len(x), dtype=bool)
@@ -385,12 +418,49 @@ class _Discretization:
             s = (x[:, k] - axis.lower) / axis.spacing
             index[k] = np.rint(s)
             at_node &= np.abs(s - index[k]) < 1e-3  # others lie midway
-        dofs = np.flatnonzero(at_node)
-        out = np.full(self.grid.shape, -1, dtype=np.intp)
-        out[tuple(index[:, dofs])] = dofs
-        if dofs.size != out.size or (out < 0).any():
-            raise RuntimeError(f"mesh and grid {self.grid.shape} do not match")
+        at_node &= np.all((index >= 0) & (index < np.reshape(self.grid.shape, (-1, 1))), axis=0)
+        out = np.full(len(x), -1, dtype=np.intp)
+        out[at_node] = np.ravel_multi_index(tuple(index[:, at_node]), self.grid.shape)
         return out
+
+    def _prepare_gather(self) -> None:
+        """Where on rank 0 the owned values of all processes belong."""
+        self._nodes = np.flatnonzero(self.points[: self.owned] >= 0)
+        mine, size = self.points[self._nodes], self.comm.size
+        parts = [mine] if size == 1 else self.comm.gather(mine)
+        self._counts = [len(p) for p in parts] if parts is not None else None
+        self._places = np.concatenate(parts) if parts is not None else np.empty(0, np.intp)
+        wrong = ""
+        if self.comm.rank == 0:
+            n = math.prod(self.grid.shape)
+            if not np.array_equal(np.bincount(self._places, minlength=n), np.ones(n, int)):
+                wrong = f"mesh and grid {self.grid.shape} do not match"
+        if wrong := self.comm.bcast(wrong) if size > 1 else wrong:
+            raise RuntimeError(wrong)
+
+    def on_grid(self, x: np.ndarray) -> np.ndarray:
+        """Values at the grid's points from the owned ones; on other ranks than 0 NaN."""
+        mine = np.ascontiguousarray(x[self._nodes])
+        if self.comm.size > 1:
+            together = np.empty(len(self._places))
+            self.comm.Gatherv(mine, (together, self._counts))
+            mine = together
+        if self.comm.rank != 0:
+            return np.broadcast_to(np.nan, self.grid.shape)
+        out = np.empty(math.prod(self.grid.shape))
+        out[self._places] = mine
+        return out.reshape(self.grid.shape)
+
+    def _on_face(self, points: np.ndarray, key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Degrees of freedom at grid points of a side, and their numbers on that face."""
+        axis, side = key
+        dofs = np.flatnonzero(points >= 0)
+        index = list(np.unravel_index(points[dofs], self.grid.shape))
+        there = index.pop(axis) == side * (self.grid.shape[axis] - 1)
+        shape = self.grid.shape[:axis] + self.grid.shape[axis + 1 :]
+        if not shape:
+            return dofs[there], np.zeros(np.count_nonzero(there), np.intp)
+        return dofs[there], np.ravel_multi_index(tuple(i[there] for i in index), shape)
 
     def _points(self, space: Any) -> np.ndarray:
         """Coordinates of the degrees of freedom, shape (dim, n)."""
@@ -400,6 +470,14 @@ class _Discretization:
 
     def set_data(self, data: Mapping[str, Any]) -> None:
         """Fill coefficient, source and reaction."""
+        problem = ""
+        try:
+            self._set_data(data)
+        except ValueError as e:  # perhaps in the part of one process alone
+            problem = str(e)
+        agree(self.comm, problem)
+
+    def _set_data(self, data: Mapping[str, Any]) -> None:
         self._fill(self.a, data["a"], "a")
         if np.min(self.a.x.array) <= 0:
             raise ValueError(f"a must be positive, its minimum is {self.a.x.array.min():.6g}")
@@ -410,18 +488,18 @@ class _Discretization:
                 raise ValueError(
                     f"reaction must not be negative, its minimum is {self.c.x.array.min():.6g}"
                 )
-            if not self.fixed.size and not np.any(self.c.x.array):
+            if not self.has_fixed and not self._sum(int(np.any(self.c.x.array))):
                 raise ValueError("reaction is 0 everywhere: leave it out")
 
     def _fill(self, function: Any, value: Any, name: str) -> None:
         if callable(value):
             function.x.array[:] = _evaluate(value, self._points(self.W), name)
         elif self.W is self.W1:
-            function.x.array[self.nodes1] = value
+            function.x.array[:] = np.ravel(value)[self.points1]
         else:
-            function.interpolate(self._linear(self.nodes1, value))
+            function.interpolate(self._linear(slice(None), np.ravel(value)[self.points1]))
 
-    def _linear(self, dofs: np.ndarray, value: Any) -> Any:
+    def _linear(self, dofs: np.ndarray | slice, value: Any) -> Any:
         """Piecewise linear function with these values, 0 elsewhere."""
         from dolfinx import fem
 
@@ -436,39 +514,48 @@ class _Discretization:
         dofs = self.side_dofs[key]
         if callable(value):
             return _evaluate(value, self._points(space)[:, dofs], f"boundary_values{list(key)}")
-        face = np.take(self.nodes1, -key[1], axis=key[0])
-        function = self._linear(face, value)
+        face, place = self._on_face(self.points1, key)
+        function = self._linear(face, np.ravel(value)[place])
         if space is not self.W1:
             higher = fem.Function(space)
             higher.interpolate(function)
             if space is self.V:  # without the rounding of the interpolation
-                higher.x.array[np.take(self.nodes, -key[1], axis=key[0])] = value
+                face, place = self._on_face(self.points, key)
+                higher.x.array[face] = np.ravel(value)[place]
             function = higher
         return np.array(function.x.array[dofs])
 
     # --- equations ----------------------------------------------------------------------
 
     def assemble(self, sides: Mapping[tuple[int, int], Any]) -> np.ndarray:
-        """Assemble matrix and right-hand side; return the Dirichlet values, 0 at unknowns."""
+        """Assemble matrix and right-hand side; return the owned Dirichlet values, else 0."""
+        from dolfinx import la
         from dolfinx.fem import assemble_vector
         from dolfinx.fem.petsc import assemble_matrix
 
-        lift = np.zeros(self.dofs)
-        rhs = self.b.getArray()
+        lift, fluxes = np.zeros(len(self.work.x.array)), {}
+        problem = ""
+        try:
+            for key in sorted(sides):  # the later axis and side win
+                if self.boundary[key[0]][key[1]] == "dirichlet":
+                    lift[self.side_dofs[key]] = self._side(key, sides[key], self.V)
+                elif _is_nonzero(sides[key]):
+                    fluxes[key] = self._side(key, sides[key], self.W)
+        except ValueError as e:
+            problem = str(e)
+        agree(self.comm, problem)
+        rhs = self.work.x.array
         rhs[:] = 0.0
         assemble_vector(rhs, self.load)
-        for key, value in sides.items():
-            if self.boundary[key[0]][key[1]] == "dirichlet" or not _is_nonzero(value):
-                continue
+        for key, values in fluxes.items():
             self.g.x.array[:] = 0.0
-            self.g.x.array[self.side_dofs[key]] = self._side(key, value, self.W)
+            self.g.x.array[self.side_dofs[key]] = values
             assemble_vector(rhs, self.flux[key])
-        for key in sorted(sides):  # the later axis and side win
-            if self.boundary[key[0]][key[1]] == "dirichlet":
-                lift[self.side_dofs[key]] = self._side(key, sides[key], self.V)
-        if np.any(lift):
+        if self._sum(int(np.any(lift))):
             self._lift(rhs, lift)
+        self.work.x.scatter_reverse(la.InsertMode.add)
         rhs[self.fixed] = 0.0
+        self.b.getArray()[:] = rhs[: self.owned]
 
         self.A.zeroEntries()
         if self.has_reaction:
@@ -476,7 +563,7 @@ class _Discretization:
             self.A.assemble()
         assemble_matrix(self.A, self.stiffness, self.bcs, diag=1.0)
         self.A.assemble()
-        return lift
+        return lift[: self.owned]
 
     def _lift(self, rhs: np.ndarray, lift: np.ndarray) -> None:
         from dolfinx import fem
@@ -490,20 +577,23 @@ class _Discretization:
     def imbalance(self) -> tuple[float, float]:
         """Integral of source and fluxes, and of their absolute values, by the elements."""
         rhs = self.b.getArray()
-        return float(rhs.sum()), float(np.abs(rhs).sum())
+        return self._sum(float(rhs.sum())), self._sum(float(np.abs(rhs).sum()))
 
     def balance(self) -> None:
         """Subtract the constant from `f` that makes the equations solvable."""
+        from dolfinx import la
         from dolfinx.fem import assemble_vector
 
         if self.ones is None:  # int v dx
             source = self.f.x.array.copy()
             self.f.x.array[:] = 1.0
-            self.ones = np.zeros(self.dofs)
-            assemble_vector(self.ones, self.load)
+            self.work.x.array[:] = 0.0
+            assemble_vector(self.work.x.array, self.load)
+            self.work.x.scatter_reverse(la.InsertMode.add)
+            self.ones = self.work.x.array[: self.owned].copy()
             self.f.x.array[:] = source
         rhs = self.b.getArray()
-        rhs -= self.ones * (rhs.sum() / self.ones.sum())
+        rhs -= self.ones * (self._sum(rhs.sum()) / self._sum(self.ones.sum()))
 
     # --- algebra ------------------------------------------------------------------------
 
@@ -513,7 +603,7 @@ class _Discretization:
 
         if algebra in self.ksp:
             return False
-        ksp = PETSc.KSP().create(comm=PETSc.COMM_SELF)
+        ksp = PETSc.KSP().create(comm=self.comm)
         options = {"ksp_norm_type": "unpreconditioned", "ksp_type": "cg", "pc_type": "gamg",
                    "pc_gamg_reuse_interpolation": True}  # fmt: skip
         h = self.grid.spacing
@@ -530,7 +620,7 @@ class _Discretization:
         ksp.setFromOptions()
         self.ksp[algebra] = ksp
         self.a.x.array[:] = 1.0
-        self.c.x.array[:] = 0.0 if self.fixed.size else 1.0
+        self.c.x.array[:] = 0.0 if self.has_fixed else 1.0
         self.assemble({})
         ksp.setOperators(self._operator(algebra))
         ksp.setUp()
@@ -549,7 +639,7 @@ class _Discretization:
             self.pinned = self.A.duplicate(copy=False)
             self.pinned.setOption(PETSc.Mat.Option.SPD, True)
         self.A.copy(self.pinned, structure=PETSc.Mat.Structure.SAME_NONZERO_PATTERN)
-        self.pinned.zeroRowsColumns([0], diag=1.0)
+        self.pinned.zeroRowsColumns([0] if self.comm.rank == 0 else [], diag=1.0)
         return self.pinned
 
     def solve(
@@ -564,7 +654,7 @@ class _Discretization:
         ksp.setOperators(self._operator(algebra))
         name = "fenicsx.cg+gamg" if algebra == "gamg" else "fenicsx.mumps-cholesky"
         norm = float(self.b.norm())
-        x = np.zeros(self.dofs)
+        x = np.zeros(self.owned)
         if norm == 0.0:
             return x, 0.0, np.zeros(1), 0
         self.b.copy(self.r)
@@ -572,8 +662,8 @@ class _Discretization:
         while not residual <= rtol and residual < 0.5 * before and iterations < maxiter:
             if self.singular:
                 rest = self.r.getArray()
-                rest -= rest.mean()
-                if algebra == "cholesky":
+                rest -= self._sum(rest.sum()) / self.dofs
+                if algebra == "cholesky" and self.comm.rank == 0:
                     rest[0] = 0.0
             goal = 0.9 * rtol * norm / float(self.r.norm())
             ksp.setTolerances(rtol=min(goal, 0.9), atol=0.0, max_it=maxiter - iterations)
@@ -599,13 +689,16 @@ class _Discretization:
 
         space = fem.functionspace(self.mesh, ("Lagrange", self.degree + 2))
         solution, truth = fem.Function(self.V), fem.Function(space)
-        solution.x.array[:] = x
+        solution.x.array[: self.owned] = x
+        solution.x.scatter_forward()
         truth.x.array[:] = _evaluate(exact, self._points(space), "exact")
         dx = ufl.dx(domain=self.mesh, metadata={"quadrature_degree": 2 * self.degree + 4})
         e = solution - truth
         mean, square, slope = (
-            float(fem.assemble_scalar(form))
-            for form in compile_forms([e * dx, e**2 * dx, ufl.inner(ufl.grad(e), ufl.grad(e)) * dx])
+            self._sum(float(fem.assemble_scalar(form)))
+            for form in compile_forms(
+                [e * dx, e**2 * dx, ufl.inner(ufl.grad(e), ufl.grad(e)) * dx], comm=self.comm
+            )
         )
         if self.singular:
             square -= mean**2 / float(np.prod([hi - lo for lo, hi in self.grid.bounds]))

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solvers.diffusion import SOLVERS, choose_solver, solve_diffusion
-from solvers.finite_volume import discretize
+from solvers.finite_volume import Robin, discretize
 from solvers.grids import Axis, Grid
 from solvers.multigrid.structured import is_compiled
 from solvers.result import SolverDidNotConverge
 
-D, N, P = "dirichlet", "neumann", "periodic"
+D, N, P, R = "dirichlet", "neumann", "periodic", "robin"
 PAIRS = [(D, D), (N, N), (P, P), (D, N), (N, D)]
 
 
@@ -31,8 +31,9 @@ def grid_of(shape, boundary, location):
 
 def brute_force(a, f, grid, boundary, values, reaction):
     """Balance of every control volume, one face at a time, boundary nodes as identity rows."""
-    index = np.arange(a.size).reshape(grid.shape)
-    A, b = np.zeros((a.size, a.size)), np.zeros(a.size)
+    size = int(np.prod(grid.shape))
+    index = np.arange(size).reshape(grid.shape)
+    A, b = np.zeros((size, size)), np.zeros(size)
     weights = [axis.weights for axis in grid.axes]
     for point in itertools.product(*(range(n) for n in grid.shape)):
         i = index[point]
@@ -57,46 +58,72 @@ def brute_force(a, f, grid, boundary, values, reaction):
                 q = point[k] + step
                 if 0 <= q < axis.n or boundary[k][s] == P:
                     other = (*point[:k], q % axis.n, *point[k + 1 :])
-                    mean = 2.0 / (1.0 / a[point] + 1.0 / a[other])
+                    mean = 2.0 / (1.0 / a[k][point] + 1.0 / a[k][other])
                     c = mean * area / axis.spacing
                     A[i, i] += c
                     A[i, index[other]] -= c
                 elif boundary[k][s] == N:
                     b[i] += area * values[k, s][face]
+                elif boundary[k][s] == R:
+                    alpha, beta, g = (v[face] for v in values[k, s])
+                    if axis.location == "node":  # flux in: (g - alpha u) / beta
+                        A[i, i] += area * alpha / beta
+                        b[i] += area * g / beta
+                    else:  # flux F in and face value w: alpha w + beta F = g, F = half (w - u)
+                        half = 2.0 * a[k][point] / axis.spacing
+                        # (w, F) = of_u u + of_g g
+                        of_u, of_g = np.linalg.solve(
+                            [[alpha, beta], [half, -1.0]], [[0.0, 1.0], [half, 0.0]]
+                        ).T
+                        A[i, i] -= area * of_u[1]
+                        b[i] += area * of_g[1] * g
                 else:  # cell-centered Dirichlet, half a cell away
-                    c = a[point] * area / (0.5 * axis.spacing)
+                    c = a[k][point] * area / (0.5 * axis.spacing)
                     A[i, i] += c
                     b[i] += c * values[k, s][face]
     return np.linalg.solve(A, b).reshape(grid.shape)
 
 
+def side_values(grid, boundary, rng):
+    """One Dirichlet value on all sides: corner nodes are filled in no particular order."""
+    out = {}
+    for k, pair in enumerate(boundary):
+        for s, kind in enumerate(pair):
+            face = grid.shape[:k] + grid.shape[k + 1 :]
+            if kind == D:
+                out[k, s] = np.full(face, 0.7)
+            elif kind == N:
+                out[k, s] = rng.normal(size=face)
+            elif kind == R:
+                alpha = np.maximum(rng.normal(size=face), 0.0)  # 0 on half of the face
+                out[k, s] = (alpha, 0.1 + rng.random(face), rng.normal(size=face))
+    return out
+
+
+@pytest.mark.parametrize("anisotropic", [False, True])
 @pytest.mark.parametrize("location", ["node", "cell_center"])
 @pytest.mark.parametrize(
     "boundary",
     [(p,) for p in PAIRS if D in p]
-    + [((D, N), (P, P)), ((D, D), (N, D)), ((P, P), (N, D)), ((D, N), (N, D), (P, P))],
+    + [((R, D),), ((R, R),), ((D, N), (P, P)), ((D, D), (N, D)), ((P, P), (N, D))]
+    + [((R, N), (N, R)), ((P, P), (R, D)), ((D, N), (N, D), (P, P)), ((R, D), (N, R), (R, R))],
+    ids=lambda b: "-".join(x[0] + y[0] for x, y in b),
 )
-def test_equals_brute_force(boundary, location):
+def test_equals_brute_force(boundary, location, anisotropic):
     rng = np.random.default_rng(len(boundary))
     grid = grid_of((6, 5, 4)[: len(boundary)], boundary, location)
-    a, f = np.exp(rng.normal(size=grid.shape)), rng.normal(size=grid.shape)
-    c = rng.random(grid.shape)
-    # one Dirichlet value on all sides: brute force and solver fill corner nodes in their own order
-    values = {
-        (k, s): np.full(
-            grid.shape[:k] + grid.shape[k + 1 :], 0.7 if boundary[k][s] == D else 0.3 - k + s
-        )
-        for k in range(grid.dim)
-        for s in (0, 1)
-        if boundary[k][s] != P
-    }
+    a = [np.exp(rng.normal(size=grid.shape)) for _ in boundary]
+    if not anisotropic:
+        a = [a[0]] * grid.dim
+    f, c = rng.normal(size=grid.shape), rng.random(grid.shape)
+    values = side_values(grid, boundary, rng)
     expected = brute_force(a, f, grid, boundary, values, c)
     for solver in ("direct", "pyamg", "structured"):
         if solver == "structured" and grid.dim != 2:
             continue
         r = solve_diffusion(
-            a, f, grid, boundary=boundary, boundary_values=values, reaction=c, solver=solver,
-            rtol=1e-12,
+            a if anisotropic else a[0], f, grid, boundary=boundary, boundary_values=values,
+            reaction=c, solver=solver, rtol=1e-12,
         )  # fmt: skip
         np.testing.assert_allclose(r.x, expected, rtol=0, atol=1e-9 * np.abs(expected).max())
 
@@ -263,7 +290,24 @@ def test_choice_of_solver():
         ({"boundary": "neumann"}, r"integrate to 1"),
         ({"boundary_values": {(2, 0): 1.0}}, r"key \(2, 0\)"),
         ({"boundary_values": {(0, 0): np.ones(4)}}, r"has shape \(4,\), expected \(\) or \(9,\)"),
-        ({"boundary": "robin"}, r"unknown boundary 'robin'"),
+        ({"boundary": "robbin"}, r"unknown boundary 'robbin'. Did you mean 'robin'\?"),
+        ({"boundary": "robin"}, r"boundary_values\[0, 0\] is None: a 'robin' side needs"),
+        ({"boundary_values": {(0, 0): (1, 2)}}, r"has shape \(2,\), expected \(\) or \(9,\)"),
+        ({"boundary_values": {(0, 0): Robin(1)}}, r"but no 'robin' side"),
+        (
+            {"boundary": ("robin", "neumann"), "boundary_values": {(0, 0): (-1, 1, 0)}},
+            r"boundary_values\[0, 0\]: alpha must not be negative, its minimum is -1",
+        ),
+        (
+            {"boundary": ("robin", "neumann"), "boundary_values": {(0, 0): (1, 0, 0)}},
+            r"boundary_values\[0, 0\]: beta must be positive, its minimum is 0",
+        ),
+        (
+            {"boundary": ("robin", "neumann"), "boundary_values": {(0, 0): (1, 1, np.ones(4))}},
+            r"boundary_values\[0, 0\]: g has shape \(4,\), expected",
+        ),
+        ({"a": (1.0, 1.0, 1.0)}, r"a has 3 entries: one an axis are needed, 2 of them"),
+        ({"a": (1.0, -2.0)}, r"a\[1\] must be positive, its minimum is -2"),
     ],
 )
 def test_bad_input_gets_one_line(kwargs, message):

@@ -24,14 +24,18 @@ BOUNDARIES = [
     (2, "periodic"),
     (2, [("dirichlet", "neumann"), "periodic"]),
     (3, ["neumann", "periodic", ("neumann", "dirichlet")]),
+    (1, "robin"),
+    (2, [("robin", "dirichlet"), ("neumann", "robin")]),
+    (3, [("robin", "neumann"), ("dirichlet", "robin"), "robin"]),
 ]
 BOUNDS = ((-1.0, 1.5), (2.0, 3.0), (0.0, 0.7))
 
 
-def make(dim, boundary, homogeneous):
+def make(dim, boundary, homogeneous, anisotropy=None):
     return manufactured_diffusion(
-        dim, boundary=boundary, bounds=BOUNDS[:dim], homogeneous=homogeneous, reaction=2.0
-    )
+        dim, boundary=boundary, bounds=BOUNDS[:dim], homogeneous=homogeneous, reaction=2.0,
+        anisotropy=anisotropy,
+    )  # fmt: skip
 
 
 def grid_of(ms, n):
@@ -43,10 +47,11 @@ def grid_of(ms, n):
     )
 
 
+@pytest.mark.parametrize("anisotropic", [False, True])
 @pytest.mark.parametrize("homogeneous", [False, True])
 @pytest.mark.parametrize(("dim", "boundary"), BOUNDARIES)
-def test_source_and_gradient_match_finite_differences(dim, boundary, homogeneous):
-    ms = make(dim, boundary, homogeneous)
+def test_source_and_gradient_match_finite_differences(dim, boundary, homogeneous, anisotropic):
+    ms = make(dim, boundary, homogeneous, (1.0, 0.3, 2.0)[:dim] if anisotropic else None)
     rng = np.random.default_rng(0)
     lower, upper = np.array(ms.bounds).T
     x = (lower + (upper - lower) * rng.random((40, dim))).T
@@ -55,6 +60,9 @@ def test_source_and_gradient_match_finite_differences(dim, boundary, homogeneous
         y = x.copy()
         y[k] += h
         return y
+
+    def coefficient(y):
+        return ms.coefficient(y) if anisotropic else [ms.coefficient(y)] * dim
 
     h = 2e-3
     div, grad = 0.0, []
@@ -65,7 +73,7 @@ def test_source_and_gradient_match_finite_differences(dim, boundary, homogeneous
             return (8 * (v[2] - v[1]) - (v[3] - v[0])) / (12 * h)
 
         grad.append(slope(ms.solution))
-        div = div + slope(lambda y, k=k: ms.coefficient(y) * ms.gradient(y)[k])
+        div = div + slope(lambda y, k=k: coefficient(y)[k] * ms.gradient(y)[k])
     # truncation h^4 / 30 times a fifth derivative, at most (2 pi / 0.7)^5 = 6e4 in 3-D
     np.testing.assert_allclose(np.stack(grad), ms.gradient(x), atol=1e-7)
     expected = -div + ms.reaction(x) * ms.solution(x)
@@ -82,9 +90,12 @@ def test_boundary_data(dim, boundary, homogeneous):
         (k, s) for k, p in enumerate(ms.boundary) for s in (0, 1) if p[s] != "periodic"
     }
     for (k, side), v in values.items():
+        robin = ms.boundary[k][side] == "robin"
         if homogeneous:
-            np.testing.assert_allclose(v, 0.0, atol=1e-13)
-        elif ms.boundary[k][side] == "dirichlet":
+            np.testing.assert_allclose(v[2] if robin else v, 0.0, atol=1e-13)
+            if not robin:
+                continue
+        if ms.boundary[k][side] == "dirichlet":
             np.testing.assert_allclose(v, np.take(u, -side, k), rtol=1e-13)
         else:
             # one-sided difference into the domain, second order
@@ -96,6 +107,11 @@ def test_boundary_data(dim, boundary, homogeneous):
                 inner[i][k] += (-1 if side else 1) * i * h
             w = [ms.solution(p) for p in inner]
             du = (1.5 * w[0] - 2 * w[1] + 0.5 * w[2]) / h
+            if robin:
+                assert np.all(v.alpha > 0) and np.all(v.beta > 0)
+                expected = v.alpha * w[0] + v.beta * ms.coefficient(face) * du
+                np.testing.assert_allclose(v.g, expected, atol=1e-6)
+                continue
             np.testing.assert_allclose(v, ms.coefficient(face) * du, atol=1e-6)
             assert np.ptp(v) > 1e-3 or dim == 1
 
@@ -125,8 +141,8 @@ def test_manufactured_rejects():
         manufactured_diffusion(1, bounds=[(1, 0)])
     with pytest.raises(ValueError, match="reaction=-1"):
         manufactured_diffusion(1, reaction=-1)
-    with pytest.raises(ValueError, match="robin"):
-        manufactured_diffusion(2, boundary="robin")
+    with pytest.raises(ValueError, match=r"anisotropy=.*2 positive numbers"):
+        manufactured_diffusion(2, anisotropy=(1.0, 0.0))
     with pytest.raises(ValueError, match="2 entries"):
         manufactured_diffusion(3, boundary=["dirichlet", "dirichlet"])
     ms = manufactured_diffusion(2)

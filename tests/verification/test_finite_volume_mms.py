@@ -8,7 +8,7 @@ from solvers.diffusion import solve_diffusion
 from solvers.grids import Axis, Grid
 from solvers.verify import h1_error, l2_error, manufactured_diffusion, observed_order
 
-D, N, P = "dirichlet", "neumann", "periodic"
+D, N, P, R = "dirichlet", "neumann", "periodic", "robin"
 
 
 def order(ms, sizes, location, solver, average="harmonic", reaction=False):
@@ -31,7 +31,7 @@ def order(ms, sizes, location, solver, average="harmonic", reaction=False):
             boundary_values=ms.boundary_values(grid), average=average, solver=solver,
             reaction=fields["c"] if reaction else None, singular="project",
         )  # fmt: skip
-        free = not reaction and all(k != D for pair in ms.boundary for k in pair)
+        free = not reaction and all(k not in (D, R) for pair in ms.boundary for k in pair)
         l2.append(l2_error(r.x, ms.solution, grid, free_constant=free))
         h1.append(h1_error(r.x, ms.solution, grid, free_constant=free))
         h.append(max(grid.spacing))
@@ -40,7 +40,7 @@ def order(ms, sizes, location, solver, average="harmonic", reaction=False):
 
 @pytest.mark.parametrize("solver", ["structured", "pyamg", "direct"])
 @pytest.mark.parametrize("location", ["node", "cell_center"])
-@pytest.mark.parametrize("boundary", [D, N, P, ((D, N), (N, D)), ((P, P), (D, N))], ids=str)
+@pytest.mark.parametrize("boundary", [D, N, P, R, ((D, N), (N, R)), ((P, P), (R, N))], ids=str)
 def test_second_order_in_2d(boundary, location, solver):
     ms = manufactured_diffusion(2, boundary=boundary, bounds=((0.0, 1.0), (-0.5, 1.0)))
     l2, _ = order(ms, (33, 65, 129), location, solver)
@@ -53,6 +53,15 @@ def test_averages_and_reaction(average):
     l2, h1 = order(ms, (33, 65, 129), "node", "structured", average, reaction=True)
     assert abs(l2 - 2.0) < 0.2
     assert abs(h1 - 2.0) < 0.2  # difference quotients at the points superconverge
+
+
+@pytest.mark.parametrize("location", ["node", "cell_center"])
+@pytest.mark.parametrize("average", ["harmonic", "arithmetic"])
+def test_anisotropic(average, location):
+    ms = manufactured_diffusion(2, boundary=((R, D), (N, R)), anisotropy=(1.0, 0.2))
+    assert abs(order(ms, (33, 65, 129), location, "pyamg", average)[0] - 2.0) < 0.2
+    three = manufactured_diffusion(3, boundary=((R, D), N, (N, R)), anisotropy=(1.0, 0.2, 3.0))
+    assert abs(order(three, (12, 18, 26), location, "direct", average)[0] - 2.0) < 0.2
 
 
 @pytest.mark.parametrize("location", ["node", "cell_center"])
