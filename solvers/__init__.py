@@ -14,7 +14,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .diffusion import choose_solver, solve_diffusion
+    from .diffusion import (
+        choose_solver,
+        prepare_diffusion,
+        solve_diffusion,
+        solve_diffusion_batch,
+    )
     from .finite_volume import Robin
     from .grids import Axis, Grid, normalize_boundary
     from .names import UnknownNameError
@@ -33,6 +38,8 @@ _PUBLIC = {
     "manufactured_diffusion": "verify",
     "normalize_boundary": "grids",
     "observed_order": "verify",
+    "prepare_diffusion": "diffusion",
+    "solve_diffusion_batch": "diffusion",
     "solve_diffusion": "diffusion",
 }
 
@@ -48,7 +55,9 @@ __all__ = [
     "manufactured_diffusion",
     "normalize_boundary",
     "observed_order",
+    "prepare_diffusion",
     "solve_diffusion",
+    "solve_diffusion_batch",
 ]
 
 

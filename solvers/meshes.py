@@ -213,7 +213,9 @@ class Mesh:
         width, inner = max(f.shape[1] for f in faces), max(p.shape[1] for p in points)
         keys = np.concatenate([np.pad(f, ((0, 0), (width - f.shape[1], 0)), "edge") for f in faces])
         _, which, count = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
-        owners = np.concatenate([np.pad(p, ((0, 0), (inner - p.shape[1], 0)), "edge") for p in points])
+        owners = np.concatenate(
+            [np.pad(p, ((0, 0), (inner - p.shape[1], 0)), "edge") for p in points]
+        )
         return np.unique(owners[count[which.ravel()] == 1])
 
     def equals(self, other: Mesh) -> bool:

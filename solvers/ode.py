@@ -215,7 +215,7 @@ def solve_ode_batch(
     """
     if not _is_compiled(rhs):
         raise ValueError(
-            "rhs must come from compiled_rhs; for a Python function loop over solve_ode"
+            "rhs must come from compiled_rhs; loop over solve_ode for others"
         )
     x0, t = _check(x0, times, 2)
     atol = _tolerances(rtol, atol, "tolerance", None)
@@ -224,7 +224,7 @@ def solve_ode_batch(
         raise ValueError(f"params has {len(p)} rows, x0 {len(x0)}")
     if p.ndim not in (1, 2):
         raise ValueError(f"params has shape {p.shape}, expected (P,) or ({len(x0)}, P)")
-    p = np.ascontiguousarray(np.broadcast_to(p, (len(x0), p.shape[-1])))
+    p = np.array(np.broadcast_to(p, (len(x0), p.shape[-1])), order="C")
     _warm_up()
 
     def run(rtol: float, atol: float) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ _MODULES = {
         "BoundarySpec",
         "DatasetConfig",
         "DatasetSchema",
+        "ExtraAxis",
         "FieldSpec",
         "ScalarSpec",
         "check_split_name",
@@ -54,6 +55,7 @@ _MODULES = {
     "check": ("Finding", "check_dataset"),
     "info": ("dataset_info", "format_info"),
     "convert": ("export_h5", "import_h5"),
+    "export": ("export_netcdf", "export_well"),
     "units": ("check_units",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -182,7 +182,9 @@ class RaggedMeshes:
     def check_units(self, units: str) -> None:
         """All samples have the coordinates of the first in common."""
         if self._units not in (None, units):
-            raise SchemaError(f"mesh units are {units!r}, those of the first sample {self._units!r}.")
+            raise SchemaError(
+                f"mesh units are {units!r}, those of the first sample {self._units!r}."
+            )
 
     def add(self, mesh: Mesh) -> None:
         """Take in the mesh of the next sample."""
@@ -248,7 +250,9 @@ def sample_slices(f: h5py.File) -> dict[str, np.ndarray]:
             continue
         o = load(get_dataset(f, path))
         if o.shape != (n + 1,) or o.dtype != np.dtype("<i8"):
-            raise SchemaError(f"{f.filename}: {path} is {o.dtype} {o.shape}, expected int64 {n + 1}.")
+            raise SchemaError(
+                f"{f.filename}: {path} is {o.dtype} {o.shape}, expected int64 {n + 1}."
+            )
         bad = np.flatnonzero(np.diff(o) < (kind == "point"))
         if bad.size:
             raise SchemaError(
@@ -332,5 +336,3 @@ class RaggedReader:
     def __iter__(self) -> Iterator[Mesh]:
         for i in range(len(self.offsets["point"]) - 1):
             yield self.read(i)
-
-

@@ -147,7 +147,8 @@ def _fields(f: Any, split: Split) -> None:
     for spec in schema.fields:
         dims, shape = schema.sample_dims(spec.name), schema.sample_shape(spec.name)
         lead = (("sample",), (n,)) if spec.sample_varying else ((), ())
-        attrs = {"units": spec.units, "long_name": spec.long_name, "location": spec.location}
+        attrs: dict[str, Any] = {"units": spec.units, "long_name": spec.long_name}
+        attrs["location"] = spec.location
         attrs |= {
             k: v
             for k, v in (("valid_min", spec.valid_min), ("valid_max", spec.valid_max))

@@ -301,7 +301,8 @@ def _compressible(path: Path, f: h5py.File, options: ImportOptions) -> Foreign:
         r"\rho_t + \nabla\cdot(\rho v) = 0,\quad "
         r"\rho(v_t + v\cdot\nabla v) = -\nabla p + \eta\Delta v"
         r" + (\zeta + \eta/3)\nabla(\nabla\cdot v),\quad "
-        r"(\epsilon + \rho v^2/2)_t + \nabla\cdot[(\epsilon + p + \rho v^2/2) v - v\cdot\sigma'] = 0"
+        r"(\epsilon + \rho v^2/2)_t"
+        r" + \nabla\cdot[(\epsilon + p + \rho v^2/2) v - v\cdot\sigma'] = 0"
     )
     boundary = () if periodic else tuple(
         BoundarySpec(a, "outflow", names) for a in _AXES[:dim]

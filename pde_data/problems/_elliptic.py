@@ -128,37 +128,20 @@ class BoxProblem(Problem):
         if not known:
             return ()
         out = []
-        for axis, pair in zip("xyz", self.sides, strict=False):
-            for side, kind in zip(("lower", "upper"), pair, strict=True):
+        for axis, (lower, upper) in zip("xyz", self.sides, strict=False):
+            kinds = {"both": lower} if lower == upper else {"lower": lower, "upper": upper}
+            side: Literal["both", "lower", "upper"]
+            for side, kind in kinds.items():  # type: ignore[assignment]
                 if kind == "dirichlet":
                     out.append(BoundarySpec(axis, kind, (field,), side, units=units))
-                elif kind == "robin":
-                    alpha = self.params.transfer
-                    out.append(
-                        BoundarySpec(
-                            axis, kind, (field,), side, alpha=alpha, beta=1.0, units=flux_units
-                        )
-                    )
                 elif kind == "neumann":
                     out.append(BoundarySpec(axis, kind, (field,), side, units=flux_units))
-        merged = []
-        for lower in out:
-            twin = BoundarySpec(
-                lower.axis, lower.kind, lower.fields, "upper", lower.value, lower.alpha,
-                lower.beta, lower.units,
-            )  # fmt: skip
-            if lower.side == "lower" and twin in out:
-                merged.append(
-                    BoundarySpec(
-                        lower.axis, lower.kind, lower.fields, "both", lower.value, lower.alpha,
-                        lower.beta, lower.units,
+                elif kind == "robin":
+                    a = self.params.transfer
+                    out.append(
+                        BoundarySpec(axis, kind, (field,), side, 0.0, a, 1.0, units=flux_units)
                     )
-                )  # fmt: skip
-            elif not (lower.side == "upper" and any(
-                m.axis == lower.axis and m.side == "both" for m in merged
-            )):  # fmt: skip
-                merged.append(lower)
-        return tuple(merged)
+        return tuple(out)
 
     def side_values(self, g: np.ndarray | None = None) -> dict[tuple[int, int], Any]:
         """Boundary data for `solve_diffusion`: the trace of `g`, 0 without it."""

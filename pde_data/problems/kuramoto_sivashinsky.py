@@ -144,4 +144,4 @@ class KuramotoSivashinsky(PeriodicEvolution):
         yield from problem.reference_error(inputs, 64, limit=1e-5)
         grid = problem.grid((64,))
         start = problem.run(problem.initial(inputs, grid), grid, [0.0, 10.0], rtol=1e-8).x[-1]
-        yield problem.time_order(start, grid, 8.0, (80, 160, 320))
+        yield problem.time_order(start, grid, 8.0, (320, 640, 1280))

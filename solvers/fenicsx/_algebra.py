@@ -72,7 +72,6 @@ class System:
             database[prefix + key] = value
         self._ksp.setFromOptions()
         self._ksp.setOperators(self._mat)
-        self._ksp.getPC().setUp  # noqa: B018
         self._options = (prefix, options)
         self._x, self._b = self._mat.createVecs()
         self._factorized = False

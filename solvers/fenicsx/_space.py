@@ -111,6 +111,15 @@ class FemMesh:
             return self.cells
         return np.concatenate([self.cells, len(self.points) + self.cell_edges], axis=1)
 
+    def node_weights(self, degree: int) -> np.ndarray:
+        """Quadrature weights of the nodes, those of ``triangulation.mesh(degree=degree)``."""
+        share = [1 / 3] * 3 if degree == 1 else [1 / 12] * 3 + [1 / 4] * 3
+        return np.bincount(
+            self._cell_nodes(degree).ravel(),
+            (self.areas[:, None] * np.array(share)).ravel(),
+            minlength=self.n_nodes(degree),
+        )
+
     def dofs(self, space: Any, degree: int) -> np.ndarray:
         """Block of unknowns of a (scalar or blocked) Lagrange space at each node."""
         out = np.empty(self.n_nodes(degree), np.int64)

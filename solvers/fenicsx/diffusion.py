@@ -229,7 +229,10 @@ def _check_grid(boundary: str | tuple | list, grid: Grid) -> Boundary:
                 f"axis {axis.name!r} has location {axis.location!r}, solver 'fenicsx' needs 'node' "
                 "axes: use solver 'structured', 'pyamg' or 'direct'"
             )
-    return normalize_boundary(boundary, grid)
+    for pair in (kinds := normalize_boundary(boundary, grid)):
+        for kind in pair:
+            check_name("boundary", kind, ("dirichlet", "neumann"))
+    return kinds
 
 
 def _check_sides(
@@ -276,7 +279,7 @@ def _discretization(
     from mpi4py import MPI
 
     same = (MPI.IDENT, MPI.CONGRUENT)
-    key = (comm.size, grid.shape, grid.bounds, boundary, degree, cell, data_degree, has_reaction)
+    key = (grid.shape, grid.bounds, boundary, degree, cell, data_degree, has_reaction, comm.size)
     if key in _cache:
         if MPI.Comm.Compare(comm, _cache[key].comm) in same:
             _cache.move_to_end(key)
@@ -286,7 +289,7 @@ def _discretization(
     _cache[key] = disc
     # by size of the communicator: what one process solves alone must not make it drop what it
     # shares, which all have to drop together
-    mine = [k for k in _cache if k[0] == comm.size]
+    mine = [k for k in _cache if k[-1] == comm.size]
     while len(mine) > 1 and (
         len(mine) > CACHE_ENTRIES or sum(_cache[k].dofs for k in mine) > CACHE_DOFS
     ):

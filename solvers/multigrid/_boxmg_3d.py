@@ -627,13 +627,16 @@ def dot(x, y):
 
 
 @jit
-def cg(kx, ky, kz, c, has_c, rhs, x3, buffer, table, cells, periodic, inverse, rtol, maxiter, work):
-    """Flexible CG from `x3`; `rhs` (unpadded) has norm 1.
+def cg(kx, ky, kz, c, has_c, rhs, work, buffer, table, cells, periodic, inverse, rtol, maxiter):
+    """Flexible CG from ``work[0]``; `rhs` (unpadded) has norm 1, `work` is (4, padded shape).
 
     Returns the history of residual norms, the last one recomputed.
+
+    A constant that the preconditioner adds in a singular problem changes neither `r` nor the
+    inner products, because `r` sums to zero.
     """
     per = periodic[0]
-    r3, p3, q3 = work[0], work[1], work[2]
+    x3, r3, p3, q3 = work[0], work[1], work[2], work[3]
     n = r3.size
     r, p, q, x = r3.reshape(n), p3.reshape(n), q3.reshape(n), x3.reshape(n)
     r[:] = 0.0
