@@ -10,7 +10,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 COMMANDS = (
     "", "generate", "fit", "evaluate", "predict", "report", "verify", "list", "data", "data info",
-    "data check", "data index", "demo",
+    "data check", "data index", "data import", "data export", "data repair", "demo",
 )  # fmt: skip
 
 project = "opkit"
@@ -48,4 +48,65 @@ def _write_command_help() -> None:
     target.write_text("\n\n".join(parts), encoding="utf-8")
 
 
+def _write_problem_pages() -> None:
+    """``problems/*.md``: equation, picture, parameters and verification, from the registry."""
+    import json
+
+    from pde_data.problem import list_problems
+
+    results = json.loads((HERE / "problems" / "verification.json").read_text(encoding="utf-8"))
+    index = ["# Problems", "", "| | problem | equation |", "|---|---|---|"]
+    names = list_problems()
+    for name, cls in names.items():
+        picture = f"images/problems/{name}.png"
+        small = f'<img src="../_images/{name}.png" alt="" width="220">'
+        has_picture = (HERE / picture).exists()
+        image = small if has_picture else ""
+        index.append(f"| {image} | [{name}]({name}.md): {cls.title} | ${cls.equation}$ |")
+        page = [f"# {name}", "", cls.title + ".", "", "$$", cls.equation, "$$", ""]
+        if has_picture:
+            page += [f"```{{image}} ../{picture}", f":alt: one sample of {name}", "```", ""]
+        page += [f"```bash\nopkit generate {name} -n 100 -o {name}\n```", ""]
+        page += ["## Parameters", "", "| `--set` | default | |", "|---|---|---|"]
+        for key, f in cls.Params.model_fields.items():
+            default = "required" if f.is_required() else f.get_default(call_default_factory=True)
+            text = (f.description or "").replace("|", "\\|")
+            page.append(f"| `{key}` | `{default}` | {text} |")
+        page += [
+            "",
+            f"Resolution: {cls.resolution_counts}, default {cls.default_resolution}. "
+            f"Solvers: {', '.join(cls.solvers)}.",
+        ]
+        if cls.reference:
+            page += ["", f"Source: {cls.reference}"]
+        page += [
+            "",
+            "## Verification",
+            "",
+            f"`opkit verify {name}`:",
+            "",
+            "| | check | measured | asked |",
+            "|---|---|---|---|",
+        ]
+        for row in results.get(name, []):
+            measured = "" if row["measured"] is None else f"{row['measured']:.4g}"
+            mark = "✔" if row["passed"] else "✘"
+            note = f" ({row['note']})" if row["note"] else ""
+            page.append(f"| {mark} | {row['name']}{note} | {measured} | {row['asked']} |")
+        page += [
+            "",
+            "## Notes",
+            "",
+            "```{eval-rst}",
+            f".. autoclass:: {cls.__module__}.{cls.__qualname__}",
+            "   :no-members:",
+            "```",
+            "",
+        ]
+        (HERE / "problems" / f"{name}.md").write_text("\n".join(page), encoding="utf-8")
+    index += ["", "```{toctree}", ":hidden:", ":maxdepth: 1", "", *names, "```", ""]
+    (HERE / "problems" / "index.md").write_text("\n".join(index), encoding="utf-8")
+
+
 _write_command_help()
+_write_problem_pages()

@@ -32,6 +32,7 @@ from pydantic import (
     model_validator,
 )
 
+from solvers.meshes import Mesh
 from solvers.result import SolverDidNotConverge
 
 from .hdf5 import (
@@ -44,12 +45,12 @@ from .hdf5 import (
     TooManyFailuresError,
     clean_temporaries,
     default_samples_per_shard,
-    is_complete_shard,
     rebuild_index,
     shard_path,
 )
 from .hdf5.errors import DatasetError
-from .hdf5.manifest import ShardFacts, find_shards, shard_facts
+from .hdf5.manifest import ShardFacts, current_index, find_shards, shard_facts
+from .hdf5.reader import read_manifest
 from .hdf5.schema import SPLIT_CODES, SPLIT_STRIDE
 from .problem import Problem, get_problem, validation_line
 
@@ -136,8 +137,19 @@ class GenerateConfig(BaseModel):
     params: dict[str, Any] = Field(default_factory=dict, description="parameters of the problem")
     dtype: Literal["float32", "float64"] = Field("float32", description="of the stored fields")
     workers: _Int = Field(1, ge=1, description="processes")
+    cluster: str | None = Field(
+        None,
+        description="tcp://host:port of a Dask scheduler, whose workers see `out` under the same "
+        "path; each makes whole shards",
+    )
+    mpi: bool = Field(
+        False, description="under mpiexec: all processes solve each sample together, rank 0 writes"
+    )
     resume: bool = Field(False, description="continue the dataset in `out`, or extend it")
     overwrite: bool = Field(False, description="replace the dataset in `out`")
+    repair: bool = Field(
+        False, description="make the damaged or missing shards in `out` again, and no others"
+    )
     shards: str | None = Field(
         None,
         description="A:B, make only shards A to B-1, counted over train, valid, test in this "
@@ -191,11 +203,21 @@ class GenerateConfig(BaseModel):
                 raise ValueError("need A:B with 0 <= A < B, such as 0:8")
         return value
 
+    @field_validator("cluster")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[a-z]+://[^/\s]+:\d+/?", value):
+            raise ValueError("need the address of a scheduler, such as tcp://host:8786")
+        return value
+
     @model_validator(mode="after")
     def _exclusive(self) -> GenerateConfig:
-        if self.overwrite and (self.resume or self.shards):
-            other = "resume" if self.resume else "shards"
-            raise ValueError(f"overwrite and {other} exclude each other")
+        for names in (
+            ("overwrite", "resume"), ("overwrite", "shards"), ("overwrite", "repair"),
+            ("repair", "shards"), ("cluster", "mpi"), ("workers", "cluster"), ("workers", "mpi"),
+        ):  # fmt: skip
+            if all(getattr(self, n) not in (None, False, 1) for n in names):
+                raise ValueError(f"{names[0]} and {names[1]} exclude each other")
         return self
 
     @property
@@ -308,17 +330,22 @@ class _Outcome:
     iterations: int = 0
     seconds: float = 0.0
     error: float = math.nan
+    time_error: float = math.nan
+    mesh: Mesh | None = None
+    time: np.ndarray | None = None
+    group: int | None = None
     reason: str = ""
 
 
-def _solve(job: _Job, sample_id: int) -> _Outcome:
-    """Draw and solve one sample."""
+def _solve(job: _Job, sample_id: int, comm: Any = None) -> _Outcome:
+    """Draw and solve one sample; with the other processes of `comm`, if given."""
     problem, c = job.problem, job.config
     try:
         inputs = problem.draw(np.random.default_rng(c.sample_seed(sample_id)), sample_id)
         s = problem.solve(inputs, c.resolution, solver=c.solver, rtol=c.rtol)
         error = math.nan
-        if job.estimates(sample_id) and all(np.isfinite(v).all() for v in s.fields.values()):
+        estimate = job.estimates(sample_id) and all(np.isfinite(v).all() for v in s.fields.values())
+        if comm.bcast(estimate) if comm is not None else estimate:
             with suppress(*_SAMPLE_FAILURES):  # the sample itself is good
                 error = problem.discretization_error(
                     inputs, s, c.resolution, solver=c.solver, rtol=c.rtol
@@ -329,9 +356,14 @@ def _solve(job: _Job, sample_id: int) -> _Outcome:
         raise
     except Exception as e:
         raise GenerateError(f"sample {sample_id}: {type(e).__name__}: {e}") from e
+    if comm is not None and comm.rank != 0:  # the fields are on rank 0
+        return _Outcome(sample_id)
     with np.errstate(over="ignore"):  # the writer looks for infinity
         fields = {name: np.asarray(v, c.dtype) for name, v in s.fields.items()}
-    return _Outcome(sample_id, fields, s.scalars, s.residual, s.iterations, s.seconds, error)
+    return _Outcome(
+        sample_id, fields, s.scalars, s.residual, s.iterations, s.seconds, error,
+        s.time_error, s.mesh, s.time, s.group,
+    )  # fmt: skip
 
 
 def _write(
@@ -347,6 +379,7 @@ def _write(
                     w.add(
                         o.sample_id, fields=o.fields, residual=o.residual, iterations=o.iterations,
                         wall_time=o.seconds, scalars=o.scalars, discretization_error=o.error,
+                        time_error=o.time_error, mesh=o.mesh, time=o.time, group=o.group,
                     )  # fmt: skip
                 except InvalidSampleError as e:
                     reason = str(e)
@@ -528,6 +561,88 @@ def _run_shards(
         os.unlink(events)
 
 
+def _run_cluster(job: _Job, todo: _Todo, tally: _Tally, signals: _Signals, address: str) -> None:
+    """Workers of a Dask cluster solve and write whole shards; here only their progress is read.
+
+    Dask makes the shards of a worker that is lost again elsewhere.
+    """
+    from ._cluster import connected
+
+    job = replace(job, root=job.root.absolute())
+    for split, _ in todo:
+        (job.root / "data" / split).mkdir(parents=True, exist_ok=True)
+    seen = set[int]()
+
+    def add(sample_id: int, reason: str) -> None:
+        if sample_id not in seen:  # a shard made again reports again
+            seen.add(sample_id)
+            tally.add(sample_id, reason)
+
+    try:
+        with connected(address, signals.interruptible) as cluster:
+            for split, shard in todo:
+                cluster.submit(_make_shard_there, job, split, shard)
+            while cluster.pending:
+                with signals.interruptible():
+                    time.sleep(0.1)
+                for event in cluster.events():
+                    add(*event)
+                for result in cluster.results():
+                    split, shard, reports = result
+                    for event in reports:
+                        add(*event)
+                    _wait_for(shard_path(job.root, split, shard, problem=job.problem.name), signals)
+    finally:  # of lost workers; those still at work see that theirs are gone, and stop
+        for split, shard in todo:
+            clean_temporaries(job.root, split, shard, problem=job.problem.name, force=True)
+
+
+def _wait_for(path: Path, signals: _Signals, seconds: float = 30.0) -> None:
+    """Wait until a shard that a worker has written shows here; network file systems take a while."""
+    end = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > end:
+            raise GenerateError(
+                f"a worker wrote {path}, and it is not there: out must lie in a directory that all "
+                "machines of the cluster share"
+            )
+        os.listdir(path.parent)  # makes NFS ask the server
+        with signals.interruptible():
+            time.sleep(0.2)
+
+
+#: Solvers keep work space from one solve to the next: one sample at a time in a process.
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def _make_shard_there(
+    job: _Job, split: str, shard: int, tell: Callable[[int, str], None]
+) -> tuple[str, int, list[tuple[int, str]]]:
+    """Solve and write one shard in a worker of a cluster; returns id and reason of each sample."""
+    if not job.root.is_dir():
+        raise GenerateError(
+            f"out={job.root} is no directory on a worker: it must lie in one that all machines of "
+            "the cluster share"
+        )
+    path = shard_path(job.root, split, shard, problem=job.problem.name)
+    reports: list[tuple[int, str]] = []
+    looked = time.monotonic()
+
+    def report(sample_id: int, reason: str) -> None:
+        nonlocal looked
+        reports.append((sample_id, reason))
+        tell(sample_id, reason)
+        if time.monotonic() - looked > 1:
+            looked = time.monotonic()
+            if not any(path.parent.glob(f".{path.stem}.*.tmp")):
+                raise GenerateError(f"{path.name}: the run has ended, this shard is not wanted")
+
+    with _ONE_AT_A_TIME, _single_thread():
+        outcomes = (_solve(job, i) for i in job.config.sample_ids(split, shard))
+        _write(job, split, shard, outcomes, report)
+    return split, shard, reports
+
+
 @contextmanager
 def _pool(workers: int, signals: _Signals) -> Iterator[Executor]:
     """Start processes that are gone when the block ends, at once if it ends badly."""
@@ -630,7 +745,7 @@ def _open_directory(config: GenerateConfig) -> bool:
         raise FileExistsError(
             f"out={root}: exists, is not empty and not an opkit dataset; choose another directory"
         )
-    if not (config.resume or config.overwrite or config.shards):
+    if not (config.resume or config.overwrite or config.shards or config.repair):
         raise FileExistsError(
             f"out={root}: exists already. --resume continues or extends it, --overwrite replaces it"
         )
@@ -660,6 +775,8 @@ def _continued(
     ConfigMismatchError
     """
     if not facts:
+        if config.repair:
+            raise NotAnOpkitFileError(f"out={config.out}: no dataset to repair there")
         return new
     known = [DatasetConfig.from_dict(f.config) for f in facts]
     old = known[0]
@@ -672,7 +789,8 @@ def _continued(
             f"out={config.out} was made with another configuration: {old.differences(new)}. Choose "
             "a new directory, or drop the change."
         )
-    return replace(new, n={s: max(n, *(k.n.get(s, 0) for k in known)) for s, n in new.n.items()})
+    asked = {s: 0 for s in new.n} if config.repair else new.n
+    return replace(new, n={s: max(n, *(k.n.get(s, 0) for k in known)) for s, n in asked.items()})
 
 
 def generate(
@@ -697,7 +815,8 @@ def generate(
     ValueError
         Unknown problem, solver or parameter, bad resolution: one line.
     FileExistsError
-        `out` exists, and neither `resume` nor `overwrite` is given, or it is no dataset.
+        `out` exists, and none of `resume`, `overwrite`, `shards` and `repair` is given, or it is
+        no dataset.
     ConfigMismatchError
         The dataset to continue was made with another configuration.
     TooManyFailuresError
@@ -721,10 +840,35 @@ def generate(
     >>> generate(config).manifest["splits"]["train"]["written"]  # doctest: +SKIP
     100
     """
+    if config.mpi:
+        from ._mpi import generate_together
+
+        return generate_together(config, progress, command)
     start = time.perf_counter()
+    plan = _plan(config)
+    return _carry_out(plan, config, progress, command, start, _run)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be done."""
+
+    problem: Problem
+    schema: DatasetSchema
+    dataset: DatasetConfig
+    #: All shards asked for, and those to make.
+    shards: _Todo
+    todo: _Todo
+    #: Samples asked for, and those to do.
+    asked: int
+    total: int
+    old_failures: dict[int, str]
+
+
+def _plan(config: GenerateConfig) -> _Plan:
     problem = get_problem(config.problem, **config.params)
     resolution = problem.check_resolution(config.resolution)
-    solver = problem.check_solver(config.solver or problem.choose_solver(resolution))
+    solver = problem.check_solver(_mpi_solver(problem, config) or problem.choose_solver(resolution))
     schema = problem.schema(resolution, config.dtype)
     sizes, root = config.split_sizes, config.out
     dataset = DatasetConfig(
@@ -752,48 +896,140 @@ def generate(
     if config.overwrite and root.is_dir():
         for path in _owned_files(root):
             path.unlink()
-    paths = {(s, k): shard_path(root, s, k, problem=problem.name) for s, k in shards}
+    damaged = _damaged(root, shards) if config.repair else None
     sound = {f.path: f for f in facts}
     todo, old_failures = [], dict[int, str]()
-    for (split, k), path in paths.items():
-        if path in sound and is_complete_shard(path, ids=dataset.sample_ids(split, k)):
-            old_failures.update({i: reason for i, _, reason in sound[path].failures})
-        else:
+    for split, k in shards:
+        path = shard_path(root, split, k, problem=problem.name)
+        ids = dataset.sample_ids(split, k)
+        if path not in sound or (split, k) in (damaged or ()):
             todo.append((split, k))
-    asked = sum(len(dataset.sample_ids(s, k)) for s, k in shards)
-    total = sum(len(dataset.sample_ids(s, k)) for s, k in todo)
+        elif damaged is None and not sound[path].accounts_for(ids):
+            todo.append((split, k))
+        else:
+            old_failures.update({i: reason for i, _, reason in sound[path].failures})
+    if damaged is not None:  # a shard that stays would be compared with the new one
+        for split, k in todo:
+            shard_path(root, split, k, problem=problem.name).unlink(missing_ok=True)
+    return _Plan(
+        problem, schema, dataset, shards, todo,
+        asked=sum(len(dataset.sample_ids(s, k)) for s, k in shards),
+        total=sum(len(dataset.sample_ids(s, k)) for s, k in todo),
+        old_failures=old_failures,
+    )  # fmt: skip
 
-    tally = _Tally(total, asked, old_failures, config.max_failures, progress)
-    job = _Job(root, problem, schema, dataset, config.error_fraction, command)
+
+def _mpi_solver(problem: Problem, config: GenerateConfig) -> str | None:
+    """Solver asked for; under MPI one that can be shared."""
+    able = problem.mpi_solvers
+    if not config.mpi:
+        return config.solver
+    if not able:
+        raise ValueError(f"mpi: no solver of {problem.name} can share a solve; leave --mpi out")
+    if config.solver is not None and problem.check_solver(config.solver) not in able:
+        raise ValueError(f"solver={config.solver}: with mpi allowed: {', '.join(able)}")
+    return config.solver or able[0]
+
+
+def _damaged(root: Path, shards: _Todo) -> set[tuple[str, int]]:
+    """Shards to make again, by reading everything."""
+    from .hdf5 import find_damaged
+
+    return {(split, k) for split, k, _ in find_damaged(root)} & set(shards)
+
+
+def _carry_out(
+    plan: _Plan,
+    config: GenerateConfig,
+    progress: Progress | None,
+    command: str | None,
+    start: float,
+    run: Callable[[_Job, _Todo, _Tally, _Signals, GenerateConfig], None],
+) -> GenerateResult:
+    """Make the shards of a plan, and the index."""
+    root, dataset, todo, name = config.out, plan.dataset, plan.todo, plan.problem.name
+    tally = _Tally(plan.total, plan.asked, plan.old_failures, config.max_failures, progress)
+    job = _Job(root, plan.problem, plan.schema, dataset, config.error_fraction, command)
+    known = _digests(root)
     for split, k in todo:
-        clean_temporaries(root, split, k, problem=problem.name)
+        clean_temporaries(root, split, k, problem=name)
     with _Signals() as signals:
         try:
-            _run(job, todo, tally, signals, min(config.workers, total))
+            if todo:
+                run(job, todo, tally, signals, config)
         except BaseException:
             for split, k in todo:
-                clean_temporaries(root, split, k, problem=problem.name)
+                clean_temporaries(root, split, k, problem=name)
             with suppress(DatasetError, OSError):  # the first error is the one to report
-                if any(path.exists() for path in paths.values()):
-                    rebuild_index(root, requested=dataset.n)
+                if any(shard_path(root, s, k, problem=name).exists() for s, k in plan.shards):
+                    _index(root, dataset.n)
             _remove_empty(root)
             raise
-        manifest = rebuild_index(root, requested=dataset.n)
+        manifest = _index(root, dataset.n)
+    if config.repair:
+        _check_repaired(root, known, _digests(root))
     return GenerateResult(
         path=root,
         config=dataset,
         solved=tally.done - len(tally.failures),
-        skipped=asked - total,
+        skipped=plan.asked - plan.total,
         failures=tuple(sorted(tally.failures.items())),
         seconds=time.perf_counter() - start,
         manifest=manifest,
     )
 
 
-def _run(job: _Job, todo: _Todo, tally: _Tally, signals: _Signals, workers: int) -> None:
-    if workers <= 1:
+def _run(job: _Job, todo: _Todo, tally: _Tally, signals: _Signals, config: GenerateConfig) -> None:
+    workers = min(config.workers, tally.total)
+    if config.cluster is not None:
+        _run_cluster(job, todo, tally, signals, config.cluster)
+    elif workers <= 1:
         _run_serial(job, todo, tally, signals)
-        return
-    with _pool(workers, signals) as pool:
-        whole = len(todo) >= _SHARDS_PER_WORKER * workers
-        (_run_shards if whole else _run_blocks)(job, todo, tally, signals, workers, pool)
+    else:
+        with _pool(workers, signals) as pool:
+            whole = len(todo) >= _SHARDS_PER_WORKER * workers
+            (_run_shards if whole else _run_blocks)(job, todo, tally, signals, workers, pool)
+
+
+# -- the index -----------------------------------------------------------------------------------
+
+
+def _index(root: Path, requested: Mapping[str, int]) -> dict[str, Any]:
+    """Write ``dataset.json``, statistics and views, unless they are up to date.
+
+    Other jobs may finish shards meanwhile and write theirs: whoever writes last looks again.
+    """
+    while True:
+        before = _stamps(root)
+        manifest = current_index(root, requested=requested)
+        if manifest is None:
+            manifest = rebuild_index(root, requested=requested, reuse=True)
+        if _stamps(root) == before:
+            return manifest
+
+
+def _stamps(root: Path) -> list[tuple[Any, ...]]:
+    """All shards, so that a new or replaced one shows."""
+    out = []
+    for path in sorted((root / "data").glob("*/[!.]*.h5")):
+        st = path.stat()
+        out.append((path, st.st_ino, st.st_mtime_ns, st.st_size))
+    return out
+
+
+def _digests(root: Path) -> dict[str, str]:
+    """Content of each shard, according to ``dataset.json``; empty if that cannot be read."""
+    with suppress(DatasetError, OSError, KeyError):
+        splits = read_manifest(root)["splits"].values()
+        return {s["file"]: s["content_digest"] for i in splits for s in i["shards"]}
+    return {}
+
+
+def _check_repaired(root: Path, before: Mapping[str, str], after: Mapping[str, str]) -> None:
+    """Raise unless the shards made again hold what they held."""
+    for name in before.keys() & after.keys():
+        if before[name] != after[name]:
+            raise GenerateError(
+                f"{root / name}: came out different from the one stored before; the software or "
+                "the machine has changed. The other shards are as they were: start a new dataset"
+            )

@@ -103,6 +103,8 @@ class Problem(ABC):
     equation: ClassVar[str]
     #: Names of the solvers that can solve it, best first.
     solvers: ClassVar[tuple[str, ...]]
+    #: Those of them that share one solve among MPI processes, `solvers.fenicsx.communicator`.
+    mpi_solvers: ClassVar[tuple[str, ...]] = ()
     #: Numbers a resolution has: space dimensions of a grid, 1 for meshes (cells across the domain)
     #: and for ODEs (stored times). An instance may set its own.
     dim: int = 2
@@ -113,6 +115,9 @@ class Problem(ABC):
     #: A cheap setting for tests and `opkit verify`: resolution and parameters.
     quick_resolution: ClassVar[int | tuple[int, ...] | None] = None
     quick_params: ClassVar[Mapping[str, Any]] = {}
+    #: What the picture in the documentation shows, where it is not the default.
+    picture_resolution: ClassVar[int | tuple[int, ...] | None] = None
+    picture_params: ClassVar[Mapping[str, Any]] = {}
     #: Where it comes from: papers, data sets.
     reference: ClassVar[str] = ""
     Params: ClassVar[type[Parameters]] = Parameters
@@ -313,7 +318,13 @@ def restrict_to(grid: Grid, fine_grid: Grid, u: np.ndarray, *, first_axis: int =
 # -- registry ------------------------------------------------------------------------------------
 
 #: name -> "module:Class"; modules are imported when the problem is asked for.
-_REGISTRY: dict[str, str] = {"darcy": "pde_data.problems.darcy:Darcy"}
+_REGISTRY: dict[str, str] = {
+    "darcy": "pde_data.problems.darcy:Darcy",
+    "antiderivative": "pde_data.problems.deeponet_ode:Antiderivative",
+    "nonlinear_ode": "pde_data.problems.deeponet_ode:NonlinearODE",
+    "gravity_pendulum": "pde_data.problems.deeponet_ode:GravityPendulum",
+    "ode_families": "pde_data.problems.ode_families:ODEFamilies",
+}
 _CLASSES: dict[str, type[Problem]] = {}
 
 

@@ -39,7 +39,7 @@ SOLVERS = {
     "fenicsx": "FEniCSx P1/P2 elements, PETSc CG + GAMG or MUMPS Cholesky, node grids",
 }
 #: Up to this variation of the ratio of couplings along two axes, ``"structured"`` converges fast.
-MAX_VARIATION = 100.0
+MAX_VARIATION = 1000.0
 
 
 def choose_solver(

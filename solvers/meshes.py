@@ -262,9 +262,9 @@ def _faces(code: int, n: int) -> tuple[list[_Face], list[_Face]] | None:
     corners = fixed[5 if code == 69 else 9]
     sides = len(corners)
     if code == 69:  # n = (p + 1) (p + 2) / 2
-        degree = int(round((np.sqrt(8 * n + 1) - 3) / 2))
+        degree = round(float(np.sqrt(8 * n + 1) - 3) / 2)
     else:
-        degree = int(round(np.sqrt(n))) - 1
+        degree = round(float(np.sqrt(n))) - 1
     inner = degree - 1  # points inside each edge, edge after edge
     whole = [
         (*c, *range(sides + e * inner, sides + (e + 1) * inner)) for e, c in enumerate(corners)

@@ -210,13 +210,12 @@ def solve_ode_batch(
 
     Notes
     -----
-    A step size common to all trajectories (arrays over B in Python) was tried and is slower from
-    d = 1 to 7: every trajectory then pays the steps of the worst, and numpy's overhead.
+    Lotka-Volterra, 20 stored times, rtol 1e-10: 10,000 trajectories take half a second. One step
+    size common to all, in numpy, was measured slower below 100 trajectories and 5 to 7 times faster
+    from 1,000 on, but its results depend on what else is in the batch.
     """
     if not _is_compiled(rhs):
-        raise ValueError(
-            "rhs must come from compiled_rhs; loop over solve_ode for others"
-        )
+        raise ValueError("rhs must come from compiled_rhs; loop over solve_ode for others")
     x0, t = _check(x0, times, 2)
     atol = _tolerances(rtol, atol, "tolerance", None)
     p = np.ascontiguousarray(() if params is None else params, np.float64)

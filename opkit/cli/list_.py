@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ._options import Debug, Json, emit
+from ._options import Debug, Json, emit, tell
 
 
 class Kind(StrEnum):
@@ -24,23 +24,33 @@ def list_(
         Kind | None,
         typer.Argument(metavar="[problems|models|solvers|metrics]", help="All by default."),
     ] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="One of them, with its parameters.")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """List problems, models, solvers and metrics."""
     kinds = list(Kind) if kind is None else [kind]
     found = {str(k): _entries(k) for k in kinds}
+    if name is not None and kind is not None:
+        from solvers.names import check_name
+
+        check_name(str(kind).removesuffix("s"), name, list(found[kind]))
+        found = {str(kind): {name: found[kind][name]}}
     if json:
         emit(found)
         return
-    for name, entries in found.items():
-        typer.echo(f"{name}:")
+    for plural, entries in found.items():
+        typer.echo(f"{plural}:")
         width = max(map(len, entries), default=0)
         for key, entry in entries.items():
             typer.echo(f"  {key:<{width}}  {entry['title']}")
-            if kind is Kind.problems:
-                for parameter, p in entry["parameters"].items():
+            if name is not None:
+                for parameter, p in entry.get("parameters", {}).items():
                     typer.echo(f"      --set {parameter}={p['default']}  {p['description']}")
+    if kind is Kind.problems and name is None:
+        tell("parameters of one: opkit list problems NAME")
 
 
 def _entries(kind: Kind) -> dict[str, dict[str, Any]]:

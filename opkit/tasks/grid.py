@@ -91,6 +91,17 @@ class GridTask:
         UsageError
             Data that this task does not learn from: one line that says why.
         """
+        if schema.layout != "grid":
+            raise UsageError(
+                f"problem {schema.problem!r} has layout {schema.layout!r}: the grid task learns "
+                "fields on grids"
+            )
+        for name in (*schema.inputs, *schema.outputs):
+            if any(f.name == name and f.dims is not None for f in schema.fields):
+                raise UsageError(
+                    f"{name!r} of problem {schema.problem!r} lies on axes of its own, "
+                    f"{schema.sample_dims(name)}: the grid task learns fields over space"
+                )
         if schema.problem_type != "static":
             raise UsageError(
                 f"problem {schema.problem!r} is time-dependent ({len(schema.time)} times): the "

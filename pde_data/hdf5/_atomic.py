@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import tempfile
@@ -108,6 +109,8 @@ class AtomicH5:
         self._sink = _Sink(fd)
         try:
             os.fchmod(fd, 0o666 & ~_umask())
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(fd, fcntl.LOCK_EX)
             # superblock 2 with checksums, readable by HDF5 >= 1.8
             self.file = h5py.File(self._sink, "w", libver=("v108", "v110"))
         except BaseException:
@@ -135,6 +138,8 @@ class AtomicH5:
             self.file.close()
             self._sink.check()
             os.fsync(self._sink.fd)
+            with suppress(OSError):  # HDF5 would not open a locked file
+                fcntl.flock(self._sink.fd, fcntl.LOCK_UN)
             os.replace(self._tmp, self.path)
         except BaseException as e:
             self.discard()
@@ -189,6 +194,23 @@ def explained(e: OSError, path: Path) -> OSError:
     if e.errno in _FULL:
         why += ". Free some space or choose another directory; what is finished is kept."
     return OSError(e.errno, why)
+
+
+def is_being_written(tmp: Path) -> bool:
+    """Whether a live process holds a temporary; the system lets go of it when one dies."""
+    try:
+        fd = os.open(tmp, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return False
 
 
 def clean_old(directory: Path, stem: str, age: float = 3600.0) -> None:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,23 @@ import h5py
 import numpy as np
 
 from solvers.grids import Axis, Grid
+from solvers.meshes import Mesh
 
+from . import _mesh
+from ._basic import (
+    KIB,
+    MIB,
+    attr,
+    column,
+    filters,
+    get,
+    get_dataset,
+    get_group,
+    has,
+    load,
+    set_attrs,
+    strings,
+)
 from .errors import (
     FormatVersionError,
     IncompleteShardError,
@@ -29,11 +46,11 @@ from .schema import (
     FORMAT_VERSION,
     BoundarySpec,
     DatasetSchema,
+    ExtraAxis,
     FieldSpec,
     ScalarSpec,
 )
 
-KIB, MIB = 2**10, 2**20
 #: name -> dtype of the columns of /quality.
 QUALITY = {
     "seed": "<u8",
@@ -45,6 +62,9 @@ QUALITY = {
     "digest": "S32",
     "input_digest": "S32",
 }
+#: Columns that need not be there.
+OPTIONAL_QUALITY = {"time_error": "<f8", "group": "<i8"}
+LAYOUTS = ("grid", "mesh", "ragged", "series")
 FIELD_GROUPS = ("t0_fields", "t1_fields", "t2_fields")
 WELL_TYPE = {
     "dirichlet": "WALL",
@@ -54,31 +74,41 @@ WELL_TYPE = {
     "outflow": "OPEN",
     "periodic": "PERIODIC",
 }
-STR = h5py.string_dtype()
 
 
 # -- small things --------------------------------------------------------------------------------
 
 
 def field_path(schema: DatasetSchema, name: str) -> str:
-    """``t0_fields/a``."""
-    return f"t{schema.field(name).rank}_fields/{name}"
+    """``t0_fields/a`` or ``extra_fields/state``."""
+    spec = schema.field(name)
+    group = f"t{spec.rank}_fields" if spec.dims is None else "extra_fields"
+    return f"{group}/{name}"
 
 
-def set_attrs(obj: h5py.HLObject, values: Mapping[str, Any]) -> None:
-    """Write attributes; a sequence of str becomes a 1-D string array, also when empty."""
-    for key, value in values.items():
-        if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
-            obj.attrs.create(key, np.array(list(value), dtype=object), (len(value),), STR)
-        else:
-            obj.attrs[key] = value
+def rows_of(schema: DatasetSchema, spec: FieldSpec) -> str:
+    """Say what the first axis of a field's dataset counts.
+
+    ``"point"`` or ``"cell"`` where those of all samples are concatenated, ``"sample"`` where
+    there is one row a sample, else ``""``.
+    """
+    if schema.layout == "ragged" and spec.dims is None:
+        return "cell" if spec.location == "cell" else "point"
+    return "sample" if spec.sample_varying else ""
 
 
-def strings(value: Any) -> tuple[str, ...]:
-    """Return a stored ``str[]`` as a tuple; one lone string counts as a list of one."""
-    if isinstance(value, str | bytes):
-        value = [value]
-    return tuple(v.decode() if isinstance(v, bytes) else str(v) for v in np.asarray(value).ravel())
+def to_file(schema: DatasetSchema, spec: FieldSpec, array: np.ndarray) -> np.ndarray:
+    """One sample as it is stored: of concatenated samples, points come before times."""
+    if rows_of(schema, spec) in ("point", "cell") and spec.time_varying:
+        return np.ascontiguousarray(np.moveaxis(array, 0, 1))
+    return array
+
+
+def from_file(schema: DatasetSchema, spec: FieldSpec, array: np.ndarray) -> np.ndarray:
+    """Inverse of `to_file`."""
+    if rows_of(schema, spec) in ("point", "cell") and spec.time_varying:
+        return np.ascontiguousarray(np.moveaxis(array, 0, 1))
+    return array
 
 
 def chunk_shape(shape: tuple[int, ...], itemsize: int, *, timed: bool) -> tuple[int, ...]:
@@ -100,15 +130,22 @@ def chunk_shape(shape: tuple[int, ...], itemsize: int, *, timed: bool) -> tuple[
     return (1, *time, *space)
 
 
-def sample_digests(schema: DatasetSchema, values: Mapping[str, np.ndarray]) -> tuple[bytes, bytes]:
+def sample_digests(
+    schema: DatasetSchema, values: Mapping[str, np.ndarray], mesh: Mesh | None = None
+) -> tuple[bytes, bytes]:
     """``(digest, input_digest)`` of one sample as stored: 32 hex characters each.
 
     Parameters
     ----------
     values : mapping
-        Arrays of the inputs and outputs in the stored dtype, little-endian, C order.
+        Arrays of the inputs and outputs as they are stored: dtype, little-endian, C order.
+    mesh : Mesh, optional
+        Of the sample, for layout ``"ragged"``.
     """
     h = hashlib.blake2b(digest_size=16)
+    if schema.layout == "ragged" and mesh is not None:
+        _feed(h, "points", mesh.points)
+        _feed(h, "connectivity", np.asarray(mesh.connectivity))
     for name in schema.inputs:
         _feed(h, name, values[name])
     inputs = h.copy()
@@ -139,26 +176,6 @@ def rounding(spec: FieldSpec, dtype: str, scale: float) -> float:
 # -- writing -------------------------------------------------------------------------------------
 
 
-def column(
-    f: h5py.Group,
-    name: str,
-    values: np.ndarray,
-    attrs: Mapping[str, Any] | None = None,
-    *,
-    checksum: bool = False,
-) -> h5py.Dataset:
-    """Create a small dataset; with a checksum in one chunk, which costs 2 kB of HDF5's index."""
-    values = np.asarray(values)
-    if values.dtype.kind == "O":
-        ds = f.create_dataset(name, values.shape, STR, data=values if values.size else None)
-    elif checksum and values.ndim and values.size:
-        ds = f.create_dataset(name, data=values, chunks=values.shape, fletcher32=True)
-    else:
-        ds = f.create_dataset(name, data=values)
-    set_attrs(ds, attrs or {})
-    return ds
-
-
 def write_frame(
     f: h5py.File, schema: DatasetSchema, *, split: str, shard: int, provenance: Mapping[str, Any]
 ) -> None:
@@ -176,8 +193,8 @@ def write_frame(
             "split": split,
             "shard_index": shard,
             "dataset_name": schema.problem,
-            "grid_type": "cartesian",
-            "n_spatial_dims": schema.grid.dim,
+            "grid_type": "unstructured" if schema.layout in ("mesh", "ragged") else "cartesian",
+            "n_spatial_dims": schema.dim,
             "simulation_parameters": list(constants),
             **constants,
         },
@@ -189,8 +206,10 @@ def write_frame(
     for name in ("time", *(a.name for a in schema.grid.axes)):
         dims[name] = h5py.SoftLink(f"/{name}")
     for rank, name in enumerate(FIELD_GROUPS):
-        members = [s.name for s in schema.fields if s.rank == rank]
+        members = [s.name for s in schema.fields if s.rank == rank and s.dims is None]
         set_attrs(f.create_group(name), {"field_names": members})
+    if extra := [s.name for s in schema.fields if s.dims is not None]:
+        set_attrs(f.create_group("extra_fields"), {"field_names": extra})
     set_attrs(f.create_group("scalars"), {"field_names": [s.name for s in schema.scalars]})
     for role, names in (("inputs", schema.inputs), ("outputs", schema.outputs)):
         group = f.create_group(role)
@@ -200,8 +219,10 @@ def write_frame(
             target = f"scalars/{name}" if name in scalars else field_path(schema, name)
             group[name] = h5py.SoftLink(f"/{target}")
     bcs = f.create_group("boundary_conditions")
+    if schema.mesh is not None:
+        _mesh.write_mesh(f, schema.mesh)
     for bc in schema.boundary_conditions:
-        _write_boundary(f, bcs, bc)
+        _write_boundary(f, bcs, bc, schema)
     f.create_group("quality")
     f.create_group("failures")
     set_attrs(f.create_group("provenance"), provenance)
@@ -209,11 +230,10 @@ def write_frame(
 
 def _axes(schema: DatasetSchema) -> Iterable[tuple[str, np.ndarray, dict[str, Any]]]:
     fixed = {"sample_varying": False, "time_varying": False}
-    yield (
-        "time",
-        np.array(schema.time, "<f8"),
-        {"units": schema.time_units, "sample_varying": False, "time_varying": True},
-    )
+    if schema.time_per_sample:  # `time` itself is (sample, step), written at the end
+        yield "step", np.arange(len(schema.time), dtype="<i8"), fixed
+    else:
+        yield "time", np.array(schema.time, "<f8"), _time_attrs(schema)
     for a in schema.grid.axes:
         yield (
             a.name,
@@ -228,15 +248,56 @@ def _axes(schema: DatasetSchema) -> Iterable[tuple[str, np.ndarray, dict[str, An
         )
     rank = max((s.rank for s in schema.fields), default=0)
     for name in ("component", "component_2")[:rank]:
-        yield name, np.arange(schema.grid.dim, dtype="<i8"), fixed
+        yield name, np.arange(schema.dim, dtype="<i8"), fixed
+    if schema.mesh is not None:
+        yield "point", np.arange(schema.mesh.n_points, dtype="<i8"), fixed
+        if schema.mesh.n_cells:
+            yield "cell", np.arange(schema.mesh.n_cells, dtype="<i8"), fixed
+    for e in schema.axes:
+        attrs = {"units": e.units, "long_name": e.long_name, **fixed}
+        yield e.name, np.array(e.coords, "<f8"), attrs
 
 
-def _write_boundary(f: h5py.File, bcs: h5py.Group, bc: BoundarySpec) -> None:
-    kind = WELL_TYPE.get(bc.kind, "WALL" if bc.value == 0 else "OPEN")
-    name = f"{bc.axis}_{kind.lower()}" + ("" if bc.side == "both" else f"_{bc.side}")
+def _time_attrs(schema: DatasetSchema) -> dict[str, Any]:
+    return {
+        "units": schema.time_units,
+        "sample_varying": schema.time_per_sample,
+        "time_varying": True,
+    }
+
+
+def well_type(bc: BoundarySpec) -> str:
+    """Return The Well's kind of a boundary."""
+    return WELL_TYPE.get(bc.kind, "WALL" if bc.value == 0 else "OPEN")
+
+
+def _boundary_name(bc: BoundarySpec, others: Sequence[str]) -> str:
+    name = f"{bc.axis}_{well_type(bc).lower()}" + ("" if bc.side == "both" else f"_{bc.side}")
     # other fields on the same side come under a number
-    taken = sum(k == name or k.startswith(f"{name}_n") for k in bcs)
-    group = bcs.create_group(f"{name}_n{taken + 1}" if taken else name)
+    taken = sum(k == name or k.startswith(f"{name}_n") for k in others)
+    return f"{name}_n{taken + 1}" if taken else name
+
+
+def boundary_names(schema: DatasetSchema) -> list[str]:
+    """Names of the groups of /boundary_conditions, in the schema's order."""
+    names: list[str] = []
+    for bc in schema.boundary_conditions:
+        names.append(_boundary_name(bc, names))
+    return names
+
+
+def write_boundary_points(
+    f: h5py.File, schema: DatasetSchema, points: Mapping[str, Sequence[np.ndarray]]
+) -> None:
+    """Positions, in the concatenated points, where each boundary condition holds."""
+    for name in boundary_names(schema):
+        index = np.concatenate([np.empty(0, "<i8"), *points.get(name, ())]).astype("<i8")
+        column(f[f"boundary_conditions/{name}"], "point_index", index, checksum=True)
+
+
+def _write_boundary(f: h5py.File, bcs: h5py.Group, bc: BoundarySpec, schema: DatasetSchema) -> None:
+    kind = well_type(bc)
+    group = bcs.create_group(_boundary_name(bc, list(bcs)))
     alpha, beta = bc.coefficients
     set_attrs(
         group,
@@ -245,18 +306,25 @@ def _write_boundary(f: h5py.File, bcs: h5py.Group, bc: BoundarySpec) -> None:
             "kind": bc.kind,
             "alpha": alpha,
             "beta": beta,
-            "associated_dims": [bc.axis],
+            "associated_dims": [bc.axis] if schema.grid.axes else ["point"],
             "associated_fields": bc.fields,
             "sample_varying": False,
             "time_varying": False,
             "units": bc.units,
         },
     )
+    group.create_dataset("values", data=np.float64(bc.value))
+    if schema.layout == "ragged":  # the points follow with the meshes
+        return
+    if schema.mesh is not None:
+        set_attrs(group, {"whole_boundary": bc.points is None})
+        points = schema.mesh.boundary_points() if bc.points is None else np.array(bc.points)
+        column(group, "point_index", points.astype("<i8"), checksum=True)
+        return
     mask = np.zeros(f[bc.axis].shape, bool)
     mask[0] = bc.side != "upper"
     mask[-1] = bc.side != "lower"
     column(group, "mask", mask).dims[0].attach_scale(f[bc.axis])
-    group.create_dataset("values", data=np.float64(bc.value))
 
 
 def field_attrs(schema: DatasetSchema, spec: FieldSpec) -> dict[str, Any]:
@@ -264,7 +332,7 @@ def field_attrs(schema: DatasetSchema, spec: FieldSpec) -> dict[str, Any]:
     out: dict[str, Any] = {
         "sample_varying": spec.sample_varying,
         "time_varying": spec.time_varying,
-        "dim_varying": np.array(spec.dim_varying or (True,) * schema.grid.dim, bool),
+        "dim_varying": np.array(spec.dim_varying or (True,) * schema.dim, bool),
         "units": spec.units,
         "long_name": spec.long_name,
         "location": spec.location,
@@ -273,19 +341,44 @@ def field_attrs(schema: DatasetSchema, spec: FieldSpec) -> dict[str, Any]:
     out |= {k: getattr(spec, k) for k in optional if getattr(spec, k) is not None}
     if spec.rank == 2:
         out |= {"symmetric": spec.symmetric, "antisymmetric": spec.antisymmetric}
+    if spec.dims is not None:
+        del out["dim_varying"]
+    if spec.labels and spec.dims:
+        out[f"{spec.dims[-1]}_names"] = spec.labels
     return out
 
 
-def field_shape(schema: DatasetSchema, spec: FieldSpec, n: int) -> tuple[int, ...]:
-    """Shape of a field's dataset for `n` samples."""
-    return (n,) * spec.sample_varying + schema.sample_shape(spec.name)
+def field_shape(
+    schema: DatasetSchema, spec: FieldSpec, n: int, rows: Mapping[str, int] | None = None
+) -> tuple[int, ...]:
+    """Shape of a field's dataset for `n` samples with that many points and cells together."""
+    shape, kind = schema.sample_shape(spec.name), rows_of(schema, spec)
+    if kind in ("point", "cell"):
+        return ((rows or {}).get(kind, 0), *(k for k in shape if k != -1))
+    return (n,) * spec.sample_varying + shape
+
+
+def field_dims(schema: DatasetSchema, spec: FieldSpec) -> tuple[str, ...]:
+    """Names of the axes of a field's dataset."""
+    dims, kind = schema.sample_dims(spec.name), rows_of(schema, spec)
+    if kind in ("point", "cell"):
+        return (kind, *(d for d in dims if d != kind))
+    return ("sample",) * spec.sample_varying + dims
 
 
 def create_field(
     f: h5py.File, schema: DatasetSchema, spec: FieldSpec, n: int, compression: str | None
 ) -> h5py.Dataset:
-    """Create an empty dataset for `n` samples; it can shrink when samples fail."""
+    """Create an empty dataset for `n` samples; it can shrink when samples fail.
+
+    That of a field on concatenated points has no rows yet, and grows.
+    """
     shape, dtype = field_shape(schema, spec, n), np.dtype(schema.dtype).newbyteorder("<")
+    if rows_of(schema, spec) in ("point", "cell"):
+        path = field_path(schema, spec.name)
+        ds = _mesh.growing(f, path, shape[1:], dtype, compression, timed=spec.time_varying)
+        set_attrs(ds, field_attrs(schema, spec))
+        return ds
     storage: dict[str, Any] = {}
     if 0 not in shape and shape:
         lead = shape if spec.sample_varying else (1, *shape)
@@ -293,10 +386,7 @@ def create_field(
         storage = {
             "chunks": chunks if spec.sample_varying else chunks[1:],
             "maxshape": shape,
-            "fletcher32": True,
-            "shuffle": compression is not None,
-            "compression": compression,
-            "compression_opts": 4 if compression else None,
+            **filters(compression),
         }
     ds = f.create_dataset(field_path(schema, spec.name), shape, dtype, **storage)
     set_attrs(ds, field_attrs(schema, spec))
@@ -312,15 +402,26 @@ def write_columns(
     scalars: Mapping[str, np.ndarray],
     failures: Sequence[tuple[int, int, str]],
     estimator: Mapping[str, Any],
+    times: np.ndarray | None = None,
 ) -> None:
-    """Ids, scalars, quality, failures, the scales of all axes, and `complete` at the end."""
+    """Ids, times, scalars, quality, failures, the scales of all axes, `complete` at the end.
+
+    Parameters
+    ----------
+    times : ndarray, shape (N, T), optional
+        Of the samples, where each has its own.
+    """
     sample = column(f, "sample", np.asarray(ids, "<i8"), checksum=True)
     sample.make_scale("sample")
     f.attrs["n_trajectories"] = len(ids)
+    if schema.time_per_sample:
+        values = np.asarray(times, "<f8").reshape(len(ids), len(schema.time))
+        ds = column(f, "time", values, _time_attrs(schema), checksum=True)
+        ds.dims[0].attach_scale(sample)
+        ds.dims[1].attach_scale(f["step"])
     for spec in schema.fields:
         ds = f[field_path(schema, spec.name)]
-        names = ("sample",) * spec.sample_varying + schema.sample_dims(spec.name)
-        for i, name in enumerate(names):
+        for i, name in enumerate(field_dims(schema, spec)):
             ds.dims[i].attach_scale(f[name])
     for s in schema.scalars:
         values = np.float64(s.value) if s.value is not None else np.asarray(scalars[s.name], "<f8")
@@ -338,6 +439,8 @@ def write_columns(
     if "residual" in quality:
         f["quality/residual"].attrs["norm"] = "relative_l2"
         set_attrs(f["quality/discretization_error"], estimator)
+    if "time_error" in quality:
+        set_attrs(f["quality/time_error"], {"estimator": "solver"})
     failure = column(f, "failure", np.arange(len(failures), dtype="<i8"))
     failure.make_scale("failure")
     for name, values in (
@@ -352,44 +455,6 @@ def write_columns(
 
 
 # -- reading -------------------------------------------------------------------------------------
-
-
-def get(f: h5py.File, path: str) -> Any:
-    """Object at `path`, through hard links alone; never into another file.
-
-    Raises
-    ------
-    SchemaError
-        It is missing, or behind a soft or external link.
-    """
-    obj = f
-    for part in path.split("/"):
-        link = obj.get(part, getlink=True) if isinstance(obj, h5py.Group) else None
-        if link is None:
-            raise SchemaError(f"{f.filename}: {path} is missing.")
-        if not isinstance(link, h5py.HardLink):
-            raise SchemaError(f"{f.filename}: {path} is a link to elsewhere; that is not followed.")
-        obj = obj[part]
-    return obj
-
-
-def get_dataset(f: h5py.File, path: str, *, virtual: bool = False) -> h5py.Dataset:
-    """Dataset at `path` whose data lie in this very file."""
-    ds = get(f, path)
-    if not isinstance(ds, h5py.Dataset):
-        raise SchemaError(f"{f.filename}: {path} is a group, expected a dataset.")
-    if ds.external or (ds.is_virtual and not virtual):
-        raise SchemaError(f"{f.filename}: {path} keeps its data in other files; not followed.")
-    return ds
-
-
-def attr(obj: h5py.HLObject, name: str) -> Any:
-    """Attribute that must be there."""
-    if name not in obj.attrs:
-        raise SchemaError(
-            f"{obj.file.filename}: {obj.name.lstrip('/') or 'root'} has no attribute {name!r}."
-        )
-    return obj.attrs[name]
 
 
 def open_file(path: str | Path) -> h5py.File:
@@ -446,8 +511,8 @@ def check_head(f: h5py.File, path: Path) -> None:
             f"{path}: attribute 'complete' is missing; the file was renamed by hand while being "
             "written."
         )
-    if (layout := str(attr(f, "layout"))) != "grid":
-        raise SchemaError(f"{path}: layout {layout!r}, this opkit reads 'grid'.")
+    if (layout := str(attr(f, "layout"))) not in LAYOUTS:
+        raise SchemaError(f"{path}: layout {layout!r}, this opkit reads {', '.join(LAYOUTS)}.")
 
 
 def _guess(keys: Sequence[str]) -> str:
@@ -469,17 +534,27 @@ def read_schema(f: h5py.File, *, virtual: bool = False) -> DatasetSchema:
     SchemaError
     """
     where = f.filename
+    layout = str(attr(f, "layout"))
     axis_names = strings(attr(get(f, "dimensions"), "spatial_dims"))
     prov = get(f, "provenance").attrs
     try:
         axes = tuple(_read_axis(f, name) for name in axis_names)
         time = get_dataset(f, "time")
-        fields, dtypes = [], set()
-        for rank, group in enumerate(FIELD_GROUPS):
+        times = _read_times(f, time)
+        fields, dtypes, extra = [], set(), dict[str, ExtraAxis]()
+        groups = [*FIELD_GROUPS, *(["extra_fields"] if has(f, "extra_fields") else [])]
+        for rank, group in enumerate(groups):
             for name in strings(attr(get(f, group), "field_names")):
                 ds = get_dataset(f, f"{group}/{name}", virtual=virtual)
                 dtypes.add(ds.dtype)
-                fields.append(_read_field(ds, name, rank))
+                if group == "extra_fields":
+                    dims = _read_dims(f, ds, f"{group}/{name}")
+                    fields.append(_read_field(ds, name, 0, dims))
+                    for d in dims:
+                        if d not in axis_names and d not in extra:
+                            extra[d] = _read_extra_axis(f, d)
+                else:
+                    fields.append(_read_field(ds, name, rank))
         if len(dtypes) != 1 or next(iter(dtypes)).str not in ("<f4", "<f8"):
             found = ", ".join(sorted(str(d) for d in dtypes))
             raise SchemaError(f"{where}: fields have dtype {found}, expected float32 or float64.")
@@ -495,12 +570,17 @@ def read_schema(f: h5py.File, *, virtual: bool = False) -> DatasetSchema:
                 for name in strings(attr(get(f, "scalars"), "field_names"))
             ),
             boundary_conditions=tuple(
-                _read_boundary(f, f"boundary_conditions/{name}")
-                for name in get(f, "boundary_conditions")
+                _read_boundary(f, f"boundary_conditions/{name}", layout)
+                for name in get_group(f, "boundary_conditions")
             ),
             problem_type=str(attr(f, "problem_type")),  # type: ignore[arg-type]
-            time=tuple(time[...].ravel().tolist()),
+            time=times,
             time_units=str(attr(time, "units")),
+            layout=layout,  # type: ignore[arg-type]
+            mesh=_mesh.read_mesh(f) if layout == "mesh" else None,
+            space_dim=int(attr(f, "n_spatial_dims")) if layout == "ragged" else None,
+            axes=tuple(extra.values()),
+            time_per_sample=time.ndim == 2,
             dtype=next(iter(dtypes)).name,
             equation=str(prov.get("equation", "")),
             discretization=str(prov.get("discretization", "")),
@@ -513,6 +593,43 @@ def read_schema(f: h5py.File, *, virtual: bool = False) -> DatasetSchema:
     except ValueError as e:  # of the dataclasses
         raise SchemaError(f"{where}: {e}") from e
     return schema
+
+
+def _read_times(f: h5py.File, time: h5py.Dataset) -> tuple[float, ...]:
+    if time.ndim == 2:  # placeholders
+        return tuple(map(float, range(time.shape[1])))
+    values = load(time).astype(np.float64).ravel()
+    bad = np.flatnonzero(~(np.diff(values) > 0))
+    if bad.size:
+        raise SchemaError(
+            f"{f.filename}: time is not strictly increasing at index {int(bad[0]) + 1}."
+        )
+    return tuple(values.tolist())
+
+
+def _read_dims(f: h5py.File, ds: h5py.Dataset, path: str) -> tuple[str, ...]:
+    """Names of an extra field's own axes, from the attached scales."""
+    names = []
+    for i, dim in enumerate(ds.dims):
+        scales = [k for k in dim.keys() if k]
+        if not scales:
+            raise SchemaError(f"{f.filename}: {path} has no dimension scale on axis {i}.")
+        names.append(str(scales[0]))
+    lead = ["sample"] * bool(attr(ds, "sample_varying"))
+    own = len(lead) + bool(attr(ds, "time_varying"))
+    if names[: len(lead)] != lead:
+        raise SchemaError(f"{f.filename}: {path} has axes {', '.join(names)}; sample comes first.")
+    return tuple(names[own:])
+
+
+def _read_extra_axis(f: h5py.File, name: str) -> ExtraAxis:
+    ds = get_dataset(f, name)
+    values = load(ds)
+    if values.ndim != 1 or values.dtype.kind not in "fiu":
+        raise SchemaError(f"{f.filename}: {name} is {values.dtype} {values.shape}, no axis.")
+    return ExtraAxis(
+        name, tuple(values.tolist()), str(attr(ds, "units")), str(ds.attrs.get("long_name", ""))
+    )
 
 
 def _read_axis(f: h5py.File, name: str) -> Axis:
@@ -544,8 +661,14 @@ def _read_axis(f: h5py.File, name: str) -> Axis:
     return axis
 
 
-def _read_field(ds: h5py.Dataset, name: str, rank: int) -> FieldSpec:
-    varying = tuple(bool(v) for v in attr(ds, "dim_varying"))
+def _read_field(
+    ds: h5py.Dataset, name: str, rank: int, dims: tuple[str, ...] | None = None
+) -> FieldSpec:
+    varying = () if dims is not None else tuple(bool(v) for v in attr(ds, "dim_varying"))
+    if dims and f"{dims[-1]}_names" in ds.attrs:
+        labels = strings(ds.attrs[f"{dims[-1]}_names"])
+    else:
+        labels = ()
     optional: dict[str, Any] = {
         k: float(ds.attrs[k]) for k in ("valid_min", "valid_max") if k in ds.attrs
     }
@@ -564,6 +687,8 @@ def _read_field(ds: h5py.Dataset, name: str, rank: int) -> FieldSpec:
         symmetric=bool(ds.attrs.get("symmetric", False)),
         antisymmetric=bool(ds.attrs.get("antisymmetric", False)),
         dim_varying=None if all(varying) else varying,
+        dims=dims,
+        labels=labels,
         **optional,
     )
 
@@ -573,27 +698,39 @@ def _read_scalar(ds: h5py.Dataset, name: str) -> ScalarSpec:
     return ScalarSpec(name, str(ds.attrs.get("long_name", "")), str(attr(ds, "units")), value)
 
 
-def _read_boundary(f: h5py.File, path: str) -> BoundarySpec:
+def _read_boundary(f: h5py.File, path: str, layout: str) -> BoundarySpec:
     group = get(f, path)
-    mask = get_dataset(f, f"{path}/mask")[...]
     alpha, beta = float(attr(group, "alpha")), float(attr(group, "beta"))
-    sides = {(True, True): "both", (True, False): "lower", (False, True): "upper"}
-    side = sides.get((bool(mask[0]), bool(mask[-1])))
-    if side is None or mask[1:-1].any():
-        raise SchemaError(f"{f.filename}: {path}/mask is not the end of an axis.")
+    points, side = None, "both"
+    if layout in ("mesh", "ragged"):
+        axis = "boundary"
+        if layout == "mesh" and not bool(attr(group, "whole_boundary")):
+            points = tuple(load(get_dataset(f, f"{path}/point_index")).ravel().tolist())
+    else:
+        axis = (*strings(attr(group, "associated_dims")), "")[0]
+        side = _side(f, f"{path}/mask")
     spec = BoundarySpec(
-        axis=strings(attr(group, "associated_dims"))[0],
+        axis=axis,
         kind=str(attr(group, "kind")),
         fields=strings(attr(group, "associated_fields")),
         side=side,  # type: ignore[arg-type]
         value=float(get_dataset(f, f"{path}/values")[()]),
         units=str(attr(group, "units")),
+        points=points,
     )
     if spec.coefficients == (alpha, beta):  # the kind's own
         return spec
-    return BoundarySpec(
-        spec.axis, spec.kind, spec.fields, spec.side, spec.value, alpha, beta, spec.units
-    )
+    return replace(spec, alpha=alpha, beta=beta)
+
+
+def _side(f: h5py.File, path: str) -> str:
+    """Which ends of its axis a mask marks."""
+    mask = load(get_dataset(f, path))
+    sides = {(True, True): "both", (True, False): "lower", (False, True): "upper"}
+    side = sides.get((bool(mask[0]), bool(mask[-1]))) if mask.ndim == 1 and mask.size else None
+    if side is None or mask[1:-1].any():
+        raise SchemaError(f"{f.filename}: {path} is not the end of an axis.")
+    return side
 
 
 def check_shapes(
@@ -617,22 +754,40 @@ def check_shapes(
         raise SchemaError(
             f"{f.filename}: n_trajectories is {attr(f, 'n_trajectories')}, but there are {n} ids."
         )
+    rows = {}
+    if schema.layout == "ragged":
+        rows = {kind: int(o[-1]) for kind, o in _mesh.sample_slices(f).items()}
+        dim = get_dataset(f, "mesh/points").shape[1:]
+        if dim != (schema.dim,):
+            raise SchemaError(
+                f"{f.filename}: mesh/points have {dim} coordinates, n_spatial_dims is {schema.dim}."
+            )
+    if schema.time_per_sample:
+        shape = (n, len(schema.time))
+        _check_shape(get_dataset(f, "time"), "time", shape, ("sample", "step"), scales)
     for spec in schema.fields:
         path = field_path(schema, spec.name)
         ds = get_dataset(f, path, virtual=virtual)
-        dims = ("sample",) * spec.sample_varying + schema.sample_dims(spec.name)
-        _check_shape(ds, path, field_shape(schema, spec, n), dims, scales)
+        shape = field_shape(schema, spec, n, rows)
+        _check_shape(ds, path, shape, field_dims(schema, spec), scales)
     for s in schema.scalars:
         path = f"scalars/{s.name}"
         if s.value is None:
             _check_shape(get_dataset(f, path), path, (n,), ("sample",), scales)
-    if "quality" in f and len(get(f, "quality")):
-        for name in (*QUALITY, *(["group"] if "group" in f["quality"] else [])):
+    if has(f, "quality") and len(get_group(f, "quality")):
+        for name in quality_columns(f):
             path = f"quality/{name}"
             _check_shape(get_dataset(f, path), path, (n,), ("sample",), scales)
     elif "source" not in get(f, "provenance").attrs:
         raise SchemaError(f"{f.filename}: quality is missing, and the data are not imported.")
     return n
+
+
+def quality_columns(f: h5py.File) -> list[str]:
+    """Names of the columns of /quality that this opkit knows."""
+    if not has(f, "quality") or not len(get_group(f, "quality")):
+        return []
+    return [*QUALITY, *(c for c in OPTIONAL_QUALITY if has(f, f"quality/{c}"))]
 
 
 def _check_shape(

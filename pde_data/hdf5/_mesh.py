@@ -10,9 +10,9 @@ import numpy as np
 
 from solvers.meshes import Mesh
 
+from ._basic import KIB, MIB, column, filters, get_dataset, has, load, set_attrs
 from ._chunks import write_block
 from .errors import SchemaError
-from ._basic import KIB, MIB, column, filters, get_dataset, has, load, set_attrs
 
 __all__ = [
     "RaggedMeshes",
@@ -176,20 +176,17 @@ class RaggedMeshes:
             for name, dtype in POINT_TABLES.items()
         }
         self._points, self._cells = [0], [0]
-        self._units: str | None = None
+        self.units: str | None = None
         self.max_diameter = 0.0
 
-    def check_units(self, units: str) -> None:
-        """All samples have the coordinates of the first in common."""
-        if self._units not in (None, units):
-            raise SchemaError(
-                f"mesh units are {units!r}, those of the first sample {self._units!r}."
-            )
+    @property
+    def n_points(self) -> int:
+        """Points of all samples so far."""
+        return self._points[-1]
 
     def add(self, mesh: Mesh) -> None:
-        """Take in the mesh of the next sample."""
-        self.check_units(mesh.units)
-        self._units = mesh.units
+        """Take in the mesh of the next sample, in the units of the first."""
+        self.units = mesh.units
         if mesh.n_cells and "cell_types" not in self._rows:
             for name, dtype in CELL_TABLES.items():
                 ds = growing(self._group, name, (), dtype, self._compression)
@@ -200,8 +197,8 @@ class RaggedMeshes:
         if mesh.n_cells:
             assert mesh.cell_offsets is not None
             shift = self._rows["connectivity"].n
-            self._rows["connectivity"].append(getattr(mesh, "connectivity"))
-            self._rows["cell_types"].append(getattr(mesh, "cell_types"))
+            self._rows["connectivity"].append(np.asarray(mesh.connectivity))
+            self._rows["cell_types"].append(np.asarray(mesh.cell_types))
             self._rows["cell_offsets"].append(mesh.cell_offsets[1:] + shift)
         self._points.append(self._points[-1] + mesh.n_points)
         self._cells.append(self._cells[-1] + mesh.n_cells)
@@ -212,7 +209,7 @@ class RaggedMeshes:
         f = self._group.file
         for rows in self._rows.values():
             rows.flush()
-        set_attrs(self._group["points"], {"units": self._units or "1"})
+        set_attrs(self._group["points"], {"units": self.units or "1"})
         has_cells = "cell_types" in self._rows
         for name, offsets in (
             ("sample_point_offsets", self._points),

@@ -55,6 +55,10 @@ class ShardFacts:
         known = [*self.ids[:1].tolist(), *(x[0] for x in self.failures[:1])]
         return split_of_id(known[0]) if known else None
 
+    def accounts_for(self, ids: Iterable[int]) -> bool:
+        """Whether it holds exactly these samples, as data or as failures."""
+        return {*self.ids.tolist(), *(x[0] for x in self.failures)} == set(ids)
+
 
 def shard_facts(path: Path) -> ShardFacts:
     """Read everything but the fields of one shard, and check its structure.
@@ -136,8 +140,16 @@ def build_manifest(
     *,
     requested: Mapping[str, int] | None = None,
     checksums: bool = True,
+    known: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Return the content of ``dataset.json``, views left out.
+
+    Parameters
+    ----------
+    known : mapping of str to mapping, optional
+        Entries of an older manifest by file: the checksum of a file that has not been touched since
+        is taken from there. That is not only cheaper: a file that has decayed does not get
+        a new checksum that fits.
 
     Raises
     ------
@@ -155,13 +167,19 @@ def build_manifest(
         entries = []
         for s in shards:
             _belongs(s, first)
+            name, st = s.path.relative_to(root).as_posix(), s.path.stat()
             entry = {
-                "file": s.path.relative_to(root).as_posix(),
+                "file": name,
                 "n": len(s.ids),
-                "bytes": s.path.stat().st_size,
-                "sha256": file_sha256(s.path) if checksums else "",
+                "bytes": st.st_size,
+                "sha256": "",
                 "content_digest": s.content_digest,
             }
+            if checksums:
+                entry["stamp"] = [st.st_mtime_ns, st.st_ino]
+                old = (known or {}).get(name, {})
+                same = all(old.get(k) == v for k, v in entry.items() if k != "sha256")
+                entry["sha256"] = (same and old.get("sha256")) or file_sha256(s.path)
             entries.append(entry)
         splits[split] = {
             "code": code,
@@ -236,7 +254,7 @@ def _belongs(s: ShardFacts, first: ShardFacts) -> None:
 
 
 def rebuild_index(
-    root: str | Path, *, requested: Mapping[str, int] | None = None
+    root: str | Path, *, requested: Mapping[str, int] | None = None, reuse: bool = False
 ) -> dict[str, Any]:
     """Write ``dataset.json``, ``stats.yaml`` and the views from the shards alone.
 
@@ -246,6 +264,8 @@ def rebuild_index(
         Directory of the dataset.
     requested : mapping of str to int, optional
         Samples asked for per split; default what the shards' configurations say.
+    reuse : bool
+        Take the checksums of files untouched since from the ``dataset.json`` there is.
 
     Returns
     -------
@@ -258,7 +278,8 @@ def rebuild_index(
     """
     root = Path(root)
     facts = {s: [shard_facts(p) for p in paths] for s, paths in find_shards(root).items()}
-    manifest = build_manifest(root, facts, requested=requested)
+    known = _entries(_read_json(root / "dataset.json")) if reuse else None
+    manifest = build_manifest(root, facts, requested=requested, known=known)
     small = {s: v for s, v in facts.items() if len(v) <= MAX_VIEW_SHARDS}
     manifest["views"] = [f"{s}.h5" for s in small]
     for stem in ("dataset", "stats", *facts):
@@ -273,6 +294,44 @@ def rebuild_index(
         write_text(root / "stats.yaml", stats_text(train_statistics(facts["train"])))
     write_text(root / "dataset.json", json.dumps(manifest, indent=1) + "\n")
     return manifest
+
+
+def current_index(
+    root: Path, *, requested: Mapping[str, int] | None = None
+) -> dict[str, Any] | None:
+    """Return ``dataset.json`` if it lists all shards as they are, else None."""
+    manifest = _read_json(root / "dataset.json")
+    try:
+        stamps = {
+            p.relative_to(root).as_posix(): [p.stat().st_mtime_ns, p.stat().st_ino]
+            for paths in find_shards(root).values()
+            for p in paths
+        }
+        there = all((root / v).is_file() for v in manifest["views"])
+        asked = {s: info["requested"] for s, info in manifest["splits"].items()}
+    except (KeyError, TypeError, AttributeError, OSError, DatasetError):
+        return None
+    listed = {name: entry.get("stamp") for name, entry in _entries(manifest).items()}
+    same = manifest.get("format_version") == FORMAT_VERSION and listed == stamps
+    if not same or not there or not (root / "stats.yaml").is_file():
+        return None
+    wanted = {s: (requested or asked).get(s, n) for s, n in asked.items()}
+    return manifest if asked == wanted else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def _entries(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Entries of all shards by file; empty if they cannot be read."""
+    with suppress(KeyError, TypeError, AttributeError):
+        return {e["file"]: e for s in manifest["splits"].values() for e in s["shards"]}
+    return {}
 
 
 def train_statistics(shards: Sequence[ShardFacts]) -> dict[str, dict[str, Any]]:

@@ -14,9 +14,11 @@ from typing import Any
 import h5py
 import numpy as np
 
+from solvers.meshes import Mesh
 from solvers.names import suggest
 
 from . import _file
+from ._mesh import RaggedReader
 from .errors import (
     ChecksumError,
     DatasetError,
@@ -26,7 +28,7 @@ from .errors import (
     translate_h5,
 )
 from .manifest import build_manifest, find_shards, shard_facts
-from .schema import FORMAT, FORMAT_VERSION, DatasetSchema
+from .schema import FORMAT, FORMAT_VERSION, DatasetSchema, FieldSpec
 
 __all__ = ["Dataset", "Split", "close_files", "open_dataset"]
 
@@ -43,6 +45,14 @@ class _Open:
         self.file = file
         self.checked: set[_Part] = set()
         self._datasets: dict[str, h5py.Dataset] = {}
+        self._meshes: RaggedReader | None = None
+
+    @property
+    def meshes(self) -> RaggedReader:
+        """Meshes of the samples, for layout ``"ragged"``."""
+        if self._meshes is None:
+            self._meshes = RaggedReader(self.file)
+        return self._meshes
 
     def dataset(self, path: str) -> h5py.Dataset:
         """Dataset in this very file.
@@ -58,6 +68,7 @@ class _Open:
     def close(self) -> None:
         """Close the file and with it the datasets."""
         self._datasets.clear()
+        self._meshes = None
         self.file.close()
 
 
@@ -125,6 +136,39 @@ class _Part:
     content_digest: str = ""  # of the whole file, from the manifest
 
 
+@dataclass(frozen=True)
+class _Cut:
+    """The part of each sample of a field that is wanted."""
+
+    times: slice | None = None  # what the file reads, then every `step`-th of it
+    step: int = 1
+    space: tuple[slice, ...] = ()  # of the axes after time
+    last: tuple[int, ...] | None = None  # entries of the last axis
+    timed: bool = False
+
+    @property
+    def everything(self) -> bool:
+        return self == _Cut(timed=self.timed)
+
+    def read(self, ds: h5py.Dataset, rows: slice | Any) -> np.ndarray:
+        """Rows of a dataset; without rows the dataset of a field that does not vary."""
+        lead = () if rows is Ellipsis else (rows,)
+        u = ds[(*lead, self.times)] if self.times is not None else ds[rows]
+        index = ((slice(None),) if lead else ()) + (
+            (slice(None, None, self.step),) if self.timed else ()
+        )
+        u = u[index + self.space]
+        return u if self.last is None else u[..., list(self.last)]
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of a sample's part."""
+        whole = np.broadcast_to(np.empty(()), shape)
+        if self.times is not None:
+            whole = whole[self.times]
+        whole = whole[((slice(None, None, self.step),) if self.timed else ()) + self.space]
+        return whole.shape if self.last is None else (*whole.shape[:-1], len(self.last))
+
+
 class Split:
     """The samples of one split, in the order of their ids.
 
@@ -136,6 +180,8 @@ class Split:
     >>> split = open_dataset("darcy")["train"]  # doctest: +SKIP
     >>> split[17]["outputs"]["u"].shape, split.read([3, 1, 2])["a"].shape  # doctest: +SKIP
     ((128, 128), (3, 128, 128))
+
+    In a ragged dataset samples have different numbers of points, and `read` returns lists.
     """
 
     def __init__(self, name: str, schema: DatasetSchema, parts: Sequence[_Part]) -> None:
@@ -169,7 +215,8 @@ class Split:
         ----------
         name : str
             ``residual``, ``iterations``, ``converged``, ``discretization_error``,
-            ``wall_time``, ``seed``, ``digest``, ``input_digest``; ``group`` if stored.
+            ``wall_time``, ``seed``, ``digest``, ``input_digest``; ``group`` and ``time_error``
+            if stored.
 
         Raises
         ------
@@ -182,7 +229,11 @@ class Split:
         out = []
         for k, p in enumerate(self._parts):
             with _HANDLES.lock:
-                ds = self._open(k).dataset(path)
+                opened = self._open(k)
+                if path == "quality/time_error" and not _file.has(opened.file, path):
+                    out.append(np.full(p.n, np.nan))  # none in this shard
+                    continue
+                ds = opened.dataset(path)
                 with translate_h5(p.path, path):
                     out.append(ds[p.first : p.first + p.n])
         return np.concatenate(out) if out else np.empty(0, empty)
@@ -210,8 +261,10 @@ class Split:
         -------
         dict
             ``id`` (int), ``inputs`` and ``outputs`` (name -> array in the stored dtype,
-            shape ``([T], *space, [D], [D])``), ``coords`` (axis -> (n,) array, ``time`` too),
-            ``weights`` (quadrature weights, shape of the grid), ``params`` (scalars).
+            shape ``([T], *space, [D], [D])``), ``coords`` (axis -> (n,) array, ``time`` too;
+            with a mesh ``points``, shape (P, D)), ``time`` (of this sample, shape (T,)),
+            ``weights`` (quadrature weights, shape of the grid or (P,)), ``params`` (scalars),
+            and with a mesh ``mesh`` (`solvers.meshes.Mesh`).
 
         Raises
         ------
@@ -221,28 +274,78 @@ class Split:
             raise TypeError(f"one sample has one index, got {i!r}; use read() for several")
         schema = self.schema
         scalars = [s.name for s in schema.scalars]
-        values = self._read([i], dict.fromkeys((*schema.inputs, *schema.outputs, *scalars)))
-        k, local = self._locate(int(values.pop("")[0]))
+        values = self._read([i], dict.fromkeys((*schema.inputs, *schema.outputs, *scalars)), {})
+        position = int(values.pop("")[0])
+        k, local = self._locate(position)
         with _HANDLES.lock, translate_h5(self._parts[k].path, "sample"):
             sample_id = int(self._open(k).dataset("sample")[local])
-        coords = {a.name: a.coords for a in schema.grid.axes}
+        time = self.times(position)
+        coords: dict[str, np.ndarray] = {"time": time}
+        coords |= {a.name: a.coords for a in schema.grid.axes}
+        coords |= {a.name: np.array(a.coords) for a in schema.axes}
+        weights, mesh = schema.grid.weights, {}
+        if schema.layout in ("mesh", "ragged"):
+            mesh = {"mesh": (m := self.mesh(position))}
+            coords["points"], weights = m.points, m.point_weights
         return {
             "id": sample_id,
             "inputs": {n: values[n][0] for n in schema.inputs},
             "outputs": {n: values[n][0] for n in schema.outputs},
-            "coords": {"time": np.array(schema.time), **coords},
-            "weights": schema.grid.weights,
+            "coords": coords,
+            "time": time,
+            "weights": weights,
             "params": {n: float(values[n][0]) for n in scalars},
+            **mesh,
         }
+
+    def mesh(self, i: int) -> Mesh:
+        """Return the mesh of one sample.
+
+        Raises
+        ------
+        IndexError
+        SchemaError
+            The layout has no mesh, or the stored one is broken.
+        """
+        i = self._position(i)
+        if self.schema.mesh is not None:
+            return self.schema.mesh
+        if self.schema.layout != "ragged":
+            raise SchemaError(f"split {self.name!r} has no mesh: layout {self.schema.layout!r}.")
+        k, local = self._locate(i)
+        with _HANDLES.lock, translate_h5(self._parts[k].path, "mesh"):
+            return self._open(k).meshes.read(local)
+
+    def times(self, i: int) -> np.ndarray:
+        """Return the stored times of one sample, float64, shape (T,)."""
+        i = self._position(i)
+        if not self.schema.time_per_sample:
+            return np.array(self.schema.time)
+        k, local = self._locate(i)
+        with _HANDLES.lock, translate_h5(self._parts[k].path, "time"):
+            return np.asarray(self._open(k).dataset("time")[local], np.float64)
+
+    def _position(self, i: int) -> int:
+        if not -len(self) <= i < len(self):
+            raise IndexError(
+                f"index {i} is out of range: split {self.name!r} has {len(self)} samples"
+            )
+        return i % len(self)
 
     def _locate(self, i: int) -> tuple[int, int]:
         k = int(np.searchsorted(self._starts, i, side="right")) - 1
         return k, self._parts[k].first + i - int(self._starts[k])
 
     def read(
-        self, indices: Sequence[int] | np.ndarray | slice, names: Iterable[str] | None = None
-    ) -> dict[str, np.ndarray]:
-        """Several samples at once.
+        self,
+        indices: Sequence[int] | np.ndarray | slice,
+        names: Iterable[str] | None = None,
+        *,
+        window: slice | None = None,
+        stride: int | Sequence[int] | None = None,
+        components: Mapping[str, Sequence[int | str]] | None = None,
+    ) -> dict[str, Any]:
+        """Several samples at once, or the same part of each.
 
         Parameters
         ----------
@@ -250,17 +353,25 @@ class Split:
             Positions in the split, in any order, repeated or negative ones too.
         names : iterable of str, optional
             Fields and scalars; default the inputs and outputs.
+        window : slice, optional
+            Of the stored times, forwards; only these are read.
+        stride : int or sequence of int, optional
+            Every so many points of each spatial axis: the fields at a lower resolution, by
+            injection. The coarse points must be points of the grid, ends included.
+        components : mapping of str to sequence, optional
+            Field -> entries of its last axis, by number or by label.
 
         Returns
         -------
         dict of str to ndarray
-            ``(len(indices), *sample_shape)`` each, in the order asked.
+            ``(len(indices), *sample_shape)`` each, in the order asked; for fields on the points
+            of a ragged dataset a list of arrays ``([T], P, [D], [D])``.
 
         Raises
         ------
         IndexError
         SchemaError
-            Unknown name.
+            Unknown name, or a part that the field does not have.
         ChecksumError
             Damaged data; the message names the sample.
         """
@@ -268,13 +379,58 @@ class Split:
             indices = range(len(self))[indices]
         schema = self.schema
         wanted = dict.fromkeys(names if names is not None else (*schema.inputs, *schema.outputs))
-        out = self._read(indices, wanted)
+        out = self._read(indices, wanted, self._cuts(wanted, window, stride, components or {}))
         del out[""]
         return out
 
+    def _cuts(
+        self,
+        names: Iterable[str],
+        window: slice | None,
+        stride: int | Sequence[int] | None,
+        components: Mapping[str, Sequence[int | str]],
+    ) -> dict[str, _Cut]:
+        """Part of each field; nothing where all of it is wanted."""
+        schema = self.schema
+        names = list(names)
+        for name in components:
+            if name not in names:
+                raise SchemaError(f"components of {name!r}: it is not among {', '.join(names)}.")
+        times, step = None, 1
+        if window is not None:
+            start, stop, step = window.indices(len(schema.time))
+            if step < 1 or start >= stop:
+                raise SchemaError(
+                    f"window={window}: need a forward slice of the {len(schema.time)} times."
+                )
+            times = slice(start, stop)
+        steps = _strides(schema, stride) if stride is not None else {}
+        out = {}
+        for name in names:
+            f = next((f for f in schema.fields if f.name == name), None)
+            if f is None:
+                if name in components:
+                    raise SchemaError(f"components of {name!r}: a scalar has none.")
+                continue
+            timed = f.time_varying
+            space = tuple(
+                slice(None, None, steps.get(d, 1)) for d in schema.sample_dims(name)[timed:]
+            )
+            last = _entries(schema, f, components[name]) if name in components else None
+            cut = _Cut(
+                times if timed else None, step if timed else 1,
+                space if any(s.step != 1 for s in space) else (), last, timed,
+            )  # fmt: skip
+            if not cut.everything:
+                out[name] = cut
+        return out
+
     def _read(
-        self, indices: Sequence[int] | np.ndarray, names: Iterable[str]
-    ) -> dict[str, np.ndarray]:
+        self,
+        indices: Sequence[int] | np.ndarray,
+        names: Iterable[str],
+        cuts: Mapping[str, _Cut],
+    ) -> dict[str, Any]:
         """`read`; the positions, made positive, come under ``""``."""
         schema = self.schema
         index = np.asarray(indices)
@@ -292,12 +448,16 @@ class Split:
         index = np.where(index < 0, index + len(self), index)
         fields = {f.name: f for f in schema.fields}
         scalars = {s.name: s for s in schema.scalars}
-        out: dict[str, np.ndarray] = {"": index}
+        out: dict[str, Any] = {"": index}
         todo: dict[str, str] = {}
         for name in names:
             if name in fields:
-                shape, dtype = schema.sample_shape(name), np.dtype(schema.dtype)
-                out[name] = np.empty((len(index), *shape), dtype)
+                if _file.rows_of(schema, fields[name]) in ("point", "cell"):
+                    out[name] = [None] * len(index)
+                else:
+                    shape = schema.sample_shape(name)
+                    shape = cuts[name].shape(shape) if name in cuts else shape
+                    out[name] = np.empty((len(index), *shape), np.dtype(schema.dtype))
                 todo[name] = _file.field_path(schema, name)
             elif name in scalars:
                 value = scalars[name].value
@@ -319,12 +479,46 @@ class Split:
                 opened = self._open(int(k))
                 for name, path in todo.items():
                     ds = opened.dataset(path)
-                    if name in fields and not fields[name].sample_varying:
+                    cut = cuts.get(name)
+                    rows = _file.rows_of(schema, fields[name]) if name in fields else "sample"
+                    if rows in ("point", "cell"):
+                        offsets = opened.meshes.offsets[rows]
+                        spans = [(int(offsets[i]), int(offsets[i + 1])) for i in local]
+                        self._fill_ragged(ds, path, spans, local, where, out[name], cut, name)
+                    elif rows == "":
                         with translate_h5(self._parts[k].path, path):
-                            out[name][where] = ds[...]
+                            out[name][where] = ds[...] if cut is None else cut.read(ds, ...)
                     else:
-                        self._fill(ds, path, local, where, out[name])
+                        self._fill(ds, path, local, where, out[name], cut)
         return out
+
+    def _fill_ragged(
+        self,
+        ds: h5py.Dataset,
+        path: str,
+        spans: Sequence[tuple[int, int]],
+        local: np.ndarray,
+        where: np.ndarray,
+        out: list[Any],
+        cut: _Cut | None,
+        name: str,
+    ) -> None:
+        """One read a sample, which is one slice."""
+        schema = self.schema
+        spec = schema.field(name)
+        for (a, b), to, i in zip(spans, where, local, strict=True):
+            try:
+                if cut is not None and cut.times is not None:
+                    u = ds[a:b, cut.times][:, :: cut.step]
+                else:
+                    u = ds[a:b]
+            except (OSError, RuntimeError) as e:
+                with translate_h5(ds.file.filename, "sample"):
+                    sample_id = int(_file.get_dataset(ds.file, "sample")[int(i)])
+                with translate_h5(ds.file.filename, f"{path}, sample id {sample_id}"):
+                    raise e
+            u = _file.from_file(schema, spec, u)
+            out[to] = u if cut is None or cut.last is None else u[..., list(cut.last)]
 
     def _fill(
         self,
@@ -333,13 +527,16 @@ class Split:
         local: np.ndarray,
         where: np.ndarray,
         out: np.ndarray,
+        cut: _Cut | None = None,
     ) -> None:
         """``out[where] = ds[local]``, `local` sorted, one read per run of neighbors."""
         cuts = np.flatnonzero(np.diff(local) != 1) + 1
         for rows, to in zip(np.split(local, cuts), np.split(where, cuts), strict=True):
             a, b = int(rows[0]), int(rows[-1]) + 1
             try:
-                if len(to) == 1:
+                if cut is not None:
+                    out[to] = cut.read(ds, slice(a, b))
+                elif len(to) == 1:
                     out[to[0]] = ds[a]
                 elif np.all(np.diff(to) == 1):
                     ds.read_direct(out, np.s_[a:b], np.s_[int(to[0]) : int(to[-1]) + 1])
@@ -364,6 +561,53 @@ class Split:
                 f"{e} {len(ids) - len(broken)} other samples of the file are readable; delete it "
                 "and run opkit generate --resume to make it again."
             ) from error
+
+
+def _strides(schema: DatasetSchema, stride: int | Sequence[int]) -> dict[str, int]:
+    """Points to step over, by axis.
+
+    Raises
+    ------
+    SchemaError
+        The coarse grid is not nested in the fine one.
+    """
+    axes = schema.grid.axes
+    if not axes:
+        raise SchemaError(f"stride={stride}: for layout 'grid' alone, this is {schema.layout!r}.")
+    steps = [stride] * len(axes) if isinstance(stride, int | np.integer) else list(stride)
+    if len(steps) != len(axes):
+        raise SchemaError(f"stride={stride}: the grid has {len(axes)} axes.")
+    for axis, k in zip(axes, steps, strict=True):
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+            raise SchemaError(f"stride={stride}: need integers >= 1.")
+        cells = axis.n if axis.periodic else axis.n - 1
+        if k > 1 and axis.location != "node":
+            raise SchemaError(
+                f"stride={stride}: cells of axis {axis.name!r} have no coarser centers in common."
+            )
+        if cells % k or cells // k < (2 if axis.periodic else 1):
+            raise SchemaError(
+                f"stride={stride}: axis {axis.name!r} has {cells} intervals; need a divisor of it."
+            )
+    return {a.name: int(k) for a, k in zip(axes, steps, strict=True)}
+
+
+def _entries(
+    schema: DatasetSchema, spec: FieldSpec, entries: Sequence[int | str]
+) -> tuple[int, ...]:
+    """Positions along the last axis of a field."""
+    if not spec.rank and not spec.dims:
+        raise SchemaError(f"components of {spec.name!r}: a scalar field has none.")
+    n = schema.sample_shape(spec.name)[-1]
+    out = []
+    for e in entries:
+        if isinstance(e, str) and e in spec.labels:
+            e = spec.labels.index(e)
+        if isinstance(e, str | bool) or not 0 <= e < n:
+            known = f", or {', '.join(spec.labels)}" if spec.labels else ""
+            raise SchemaError(f"components of {spec.name!r}: {e!r}, need 0 to {n - 1}{known}.")
+        out.append(int(e))
+    return tuple(out)
 
 
 def _readable(ds: h5py.Dataset, i: int) -> bool:
@@ -547,7 +791,7 @@ def _open_file(path: Path) -> Dataset:
         prov = dict(_file.get(f, "provenance").attrs)
         if view:
             parts = {split: _view_parts(f, path, schema)}
-        elif "splits" in f:
+        elif _file.has(f, "splits"):
             parts = {
                 name: [_positions(path, name, _file.get_dataset(f, f"splits/{name}")[...], n)]
                 for name in _by_code(f, ids)
@@ -576,7 +820,7 @@ def _open_file(path: Path) -> Dataset:
 
 def _by_code(f: h5py.File, ids: np.ndarray) -> list[str]:
     """Names of the splits of a plain file in the order of their samples."""
-    group = _file.get(f, "splits")
+    group = _file.get_group(f, "splits")
     first = {
         name: int(pos[0]) if (pos := _file.get_dataset(f, f"splits/{name}")[...]).size else len(ids)
         for name in group

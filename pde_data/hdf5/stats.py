@@ -1,4 +1,9 @@
-"""Mean, standard deviation and root mean square of fields, in one pass."""
+"""Mean, standard deviation and root mean square of fields, in one pass.
+
+All stored values count the same: points of a mesh are not weighted by the area they stand for,
+and a sample of a ragged dataset counts by its points. Components of vectors and tensors, and the
+named entries of extra fields, are kept apart.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +58,7 @@ class Moments:
     Parameters
     ----------
     shape : tuple of int
-        Components of a value: ``()``, ``(D,)`` or ``(D, D)``.
+        Components of a value: ``()``, ``(D,)`` or ``(D, D)``; ``(n,)`` for n named entries.
     timed : bool
         The first axis of a sample is time.
     """
@@ -66,7 +71,8 @@ class Moments:
     @classmethod
     def empty(cls, schema: DatasetSchema, spec: FieldSpec) -> Self:
         """Moments for one field of a schema."""
-        return cls((schema.grid.dim,) * spec.rank, spec.time_varying)
+        shape = (len(spec.labels),) if spec.labels else (schema.dim,) * spec.rank
+        return cls(shape, spec.time_varying)
 
     def add(self, sample: np.ndarray) -> None:
         """Take in one sample, shape ``([T], *space, *components)``."""

@@ -18,9 +18,13 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
+from solvers.grids import Axis
+from solvers.meshes import Mesh
+
 from . import _file
-from ._atomic import AtomicH5
+from ._atomic import AtomicH5, is_being_written
 from ._chunks import write_block
+from ._mesh import RaggedMeshes, Rows
 from .errors import (
     ConfigMismatchError,
     DatasetError,
@@ -72,10 +76,16 @@ def shard_path(root: str | Path, split: str, shard: int, *, problem: str) -> Pat
     return Path(root) / "data" / split / shard_name(problem, split, shard)
 
 
-def clean_temporaries(root: str | Path, split: str, shard: int, *, problem: str) -> int:
-    """Remove what killed writers of one shard left behind; returns how many files."""
+def clean_temporaries(
+    root: str | Path, split: str, shard: int, *, problem: str, force: bool = False
+) -> int:
+    """Remove what killed writers of one shard left behind; returns how many files.
+
+    With `force` also what living ones, perhaps on other machines, are at work on.
+    """
     path = shard_path(root, split, shard, problem=problem)
-    stale = list(path.parent.glob(f".{path.stem}.*.tmp"))
+    found = path.parent.glob(f".{path.stem}.*.tmp")
+    stale = [p for p in found if force or not is_being_written(p)]
     for p in stale:
         p.unlink(missing_ok=True)
     return len(stale)
@@ -164,7 +174,6 @@ def provenance(
         "solver": config.solver,
         "solver_tolerance": config.rtol,
         "discretization": schema.discretization,
-        "mesh_size": max(schema.grid.spacing),
         "solve_dtype": "float64",
         "sampling": schema.sampling,
         "software": json.dumps(versions),
@@ -172,6 +181,10 @@ def provenance(
         "license": schema.license,
         "citation": schema.citation,
     }
+    if schema.grid.axes:
+        out["mesh_size"] = max(map(largest_gap, schema.grid.axes))
+    elif schema.mesh is not None and schema.mesh.n_cells:
+        out["mesh_size"] = schema.mesh.max_diameter
     if source is not None:  # nobody knows what was asked of the solver
         out = {**out, "solver_tolerance": math.nan, "solve_dtype": "unknown", **source}
     if command is not None:
@@ -247,7 +260,7 @@ class ShardWriter:
             a, b = getattr(schema, name), getattr(config, name)
             if a != b:
                 raise SchemaError(f"{name} is {a!r} in the schema, {b!r} in the configuration")
-        if schema.grid.shape != config.resolution:
+        if schema.layout == "grid" and schema.grid.shape != config.resolution:
             raise SchemaError(
                 f"the grid has shape {schema.grid.shape}, the configuration's resolution is "
                 f"{config.resolution}"
@@ -271,7 +284,10 @@ class ShardWriter:
         n = len(self.sample_ids)
         self._left = dict.fromkeys(self.sample_ids)
         self._ids: list[int] = []
-        self._quality: dict[str, list[Any]] = {name: [] for name in (*_file.QUALITY, "group")}
+        self._quality: dict[str, list[Any]] = {
+            name: [] for name in (*_file.QUALITY, *_file.OPTIONAL_QUALITY)
+        }
+        self._times: list[np.ndarray] = []
         self._scalars: dict[str, list[float]] = {
             s.name: [] for s in self.schema.scalars if s.value is None
         }
@@ -288,12 +304,15 @@ class ShardWriter:
                 shard=self.shard,
                 provenance=provenance(self.schema, self.config, self._command, self._source),
             )
-            self._buffers = {
-                s.name: _Buffer(
-                    _file.create_field(f, self.schema, s, n, self.config.compression), s
-                )
-                for s in self.schema.fields
-            }
+            self._meshes: RaggedMeshes | None = None
+            if self.schema.layout == "ragged":
+                self._meshes = RaggedMeshes(f, self.schema.dim, self.config.compression)
+            self._boundary: dict[str, list[np.ndarray]] = {}
+            self._buffers: dict[str, _Buffer | Rows] = {}
+            for s in self.schema.fields:
+                ds = _file.create_field(f, self.schema, s, n, self.config.compression)
+                grows = _file.rows_of(self.schema, s) in ("point", "cell")
+                self._buffers[s.name] = Rows(ds) if grows else _Buffer(ds, s)
         except BaseException:
             self._out.discard()
             raise
@@ -317,6 +336,9 @@ class ShardWriter:
         wall_time: float,
         scalars: Mapping[str, float] | None = None,
         discretization_error: float = math.nan,
+        time_error: float = math.nan,
+        mesh: Mesh | None = None,
+        time: np.ndarray | None = None,
         group: int | None = None,
     ) -> None:
         """Store one sample.
@@ -326,7 +348,8 @@ class ShardWriter:
         sample_id : int
             The next ids first; skipped ones may not come later.
         fields : mapping of str to ndarray
-            Every field of the schema, float64, in ``schema.sample_shape(name)``.
+            Every field of the schema, float64, in ``schema.sample_shape(name)``; with the
+            points of `mesh` where that says -1.
         residual : float
             Relative algebraic residual, recomputed in float64 from the unrounded solution.
         iterations : int
@@ -337,6 +360,12 @@ class ShardWriter:
             Every scalar of the schema that varies with the sample.
         discretization_error : float
             Estimated relative L2 distance to the continuous solution; NaN if not estimated.
+        time_error : float
+            Estimated relative L2 error that the time step makes; NaN if there is none.
+        mesh : Mesh, optional
+            Of this sample, for layout ``"ragged"``.
+        time : ndarray, shape (T,), optional
+            Of this sample, strictly increasing, where the schema has `time_per_sample`.
         group : int, optional
             Samples of one group must lie in one split. Given for all samples or none.
 
@@ -355,7 +384,10 @@ class ShardWriter:
         what = f"sample {sample_id}"
         _same_names(f"{what}: fields", fields, [s.name for s in self.schema.fields])
         _same_names(f"{what}: scalars", scalars or {}, self._scalars)
-        stored = {s.name: self._stored(s, fields[s.name], what) for s in self.schema.fields}
+        self._check_mesh(mesh, what)
+        times = self._checked_time(time, what)
+        arrays = {s.name: self._stored(s, fields[s.name], what, mesh) for s in self.schema.fields}
+        stored = {s.name: _file.to_file(self.schema, s, arrays[s.name]) for s in self.schema.fields}
         values = dict(stored)
         for p in self.schema.scalars:
             value = p.value if p.value is not None else float((scalars or {})[p.name])
@@ -368,14 +400,25 @@ class ShardWriter:
                 raise InvalidSampleError(f"{what}: {name} is {number}.")
         if self._ids and (group is None) != (not self._quality["group"]):
             raise SchemaError(f"{what}: group is given for some samples and not for others.")
-        digest, input_digest = _file.sample_digests(self.schema, values)
+        digest, input_digest = _file.sample_digests(self.schema, values, mesh)
+        boundary = _boundary_points(self.schema, mesh)
 
         # nothing can be wrong with the sample from here on
         k = len(self._ids)
+        if self._meshes is not None and mesh is not None:
+            for name, points in boundary.items():
+                self._boundary.setdefault(name, []).append(points + self._meshes.n_points)
+            self._meshes.add(mesh)
         for s in self.schema.fields:
             if s.sample_varying or k == 0:
-                self._moments[s.name].add(stored[s.name])
-                self._buffers[s.name].put(k, stored[s.name])
+                self._moments[s.name].add(arrays[s.name])
+                buffer = self._buffers[s.name]
+                if isinstance(buffer, Rows):
+                    buffer.append(stored[s.name])
+                else:
+                    buffer.put(k, stored[s.name])
+        if times is not None:
+            self._times.append(times)
         self._ids.append(sample_id)
         del self._left[sample_id]
         for name in self._scalars:
@@ -387,6 +430,7 @@ class ShardWriter:
             "converged": True,
             "discretization_error": discretization_error,
             "wall_time": wall_time,
+            "time_error": time_error,
             "digest": digest,
             "input_digest": input_digest,
         }
@@ -414,11 +458,52 @@ class ShardWriter:
             )
         return self._out
 
-    def _stored(self, spec: FieldSpec, values: np.ndarray, what: str) -> np.ndarray:
-        """Return the values in the stored dtype, checked."""
+    def _check_mesh(self, mesh: Mesh | None, what: str) -> None:
+        if (self.schema.layout == "ragged") != (mesh is not None):
+            raise SchemaError(
+                f"{what}: mesh is {'missing' if mesh is None else 'given'}, the layout is "
+                f"{self.schema.layout!r}; a mesh a sample belongs to layout 'ragged'."
+            )
+        if mesh is None or self._meshes is None:
+            return
+        if mesh.dim != self.schema.dim:
+            raise SchemaError(
+                f"{what}: the mesh has {mesh.dim} coordinates a point, the schema's space_dim is "
+                f"{self.schema.dim}."
+            )
+        if self._meshes.units not in (None, mesh.units):
+            raise SchemaError(
+                f"{what}: the mesh's units are {mesh.units!r}, those of the first sample "
+                f"{self._meshes.units!r}."
+            )
+
+    def _checked_time(self, time: np.ndarray | None, what: str) -> np.ndarray | None:
+        if self.schema.time_per_sample != (time is not None):
+            raise SchemaError(
+                f"{what}: time is {'missing' if time is None else 'given'}, the schema says "
+                f"time_per_sample={self.schema.time_per_sample}."
+            )
+        if time is None:
+            return None
+        values = np.array(time, "<f8")
+        if values.shape != (len(self.schema.time),):
+            raise SchemaError(
+                f"{what}: time has shape {values.shape}, expected ({len(self.schema.time)},)."
+            )
+        if not np.isfinite(values).all() or (np.diff(values) <= 0).any():
+            raise InvalidSampleError(f"{what}: time is not strictly increasing and finite.")
+        return values
+
+    def _stored(
+        self, spec: FieldSpec, values: np.ndarray, what: str, mesh: Mesh | None
+    ) -> np.ndarray:
+        """Return the values in the stored dtype, checked, axes as in the schema."""
         dtype = np.dtype(self.schema.dtype).newbyteorder("<")
         array = np.asarray(values)
         expected = self.schema.sample_shape(spec.name)
+        if mesh is not None:
+            count = mesh.n_cells if spec.location == "cell" else mesh.n_points
+            expected = tuple(count if k == -1 else k for k in expected)
         if array.shape != expected:
             raise SchemaError(
                 f"{what}: {spec.name} has shape {array.shape}, expected {expected} from "
@@ -428,6 +513,8 @@ class ShardWriter:
             raise SchemaError(f"{what}: {spec.name} has dtype {array.dtype}, expected float64.")
         with np.errstate(over="ignore"):
             array = np.asarray(array, dtype, order="C")
+        if not array.size:
+            return array
         low, high = float(array.min()), float(array.max())
         if not (math.isfinite(low) and math.isfinite(high)):
             bad = int(np.count_nonzero(~np.isfinite(array)))
@@ -485,13 +572,20 @@ class ShardWriter:
         for spec in self.schema.fields:
             self._buffers[spec.name].flush()
             ds = f[_file.field_path(self.schema, spec.name)]
-            if spec.sample_varying and ds.shape[0] != n:
+            if _file.rows_of(self.schema, spec) == "sample" and ds.shape[0] != n:
                 ds.resize(n, axis=0)
+        if self._meshes is not None:
+            self._meshes.finish()
+            if self._meshes.max_diameter:
+                f["provenance"].attrs["mesh_size"] = self._meshes.max_diameter
+            _file.write_boundary_points(f, self.schema, self._boundary)
         quality = {
             name: np.array(self._quality[name], dtype) for name, dtype in _file.QUALITY.items()
         }
         if self._quality["group"]:
             quality["group"] = np.array(self._quality["group"], "<i8")
+        if np.isfinite(self._quality["time_error"]).any():
+            quality["time_error"] = np.array(self._quality["time_error"], "<f8")
         f["provenance"].attrs["statistics"] = json.dumps(
             {name: m.as_dict() for name, m in self._moments.items()}
         )
@@ -505,6 +599,7 @@ class ShardWriter:
             scalars={k: np.array(v, "<f8") for k, v in self._scalars.items()},
             failures=self._failures,
             estimator=self._estimator,
+            times=np.array(self._times, "<f8"),
         )
 
     def _compare_with_old(self, ids: np.ndarray, digests: np.ndarray) -> None:
@@ -527,6 +622,25 @@ class ShardWriter:
                     f"{self.path}: sample {i} came out different from the one stored before; the "
                     "software or the machine has changed. Start a new dataset."
                 )
+
+
+def largest_gap(axis: Axis) -> float:
+    """Mesh width of an axis."""
+    try:
+        return axis.spacing
+    except ValueError:  # not uniform
+        return float(np.diff(axis.coords).max())
+
+
+def _boundary_points(schema: DatasetSchema, mesh: Mesh | None) -> dict[str, np.ndarray]:
+    """Points of a sample where each group of boundary conditions holds, by the group's name."""
+    if mesh is None or not schema.boundary_conditions:
+        return {}
+    try:
+        points = mesh.boundary_points()
+    except ValueError as e:
+        raise SchemaError(f"boundary_conditions: {e}") from None
+    return dict.fromkeys(_file.boundary_names(schema), points)
 
 
 class _Buffer:

@@ -213,6 +213,7 @@ class Darcy(BoxProblem):
     quick_resolution = 33
     quick_params: ClassVar[Mapping[str, Any]] = {"coefficient": "smooth", "n_modes": 32}
     solvers: ClassVar[tuple[str, ...]] = ("structured", "pyamg", "direct", "fenicsx")
+    mpi_solvers: ClassVar[tuple[str, ...]] = ("fenicsx",)
     Params: ClassVar[type[Parameters]] = DarcyParameters
     params: DarcyParameters
 

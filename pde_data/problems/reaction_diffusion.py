@@ -306,4 +306,4 @@ class GrayScott(_TwoSpecies):
         inputs = problem.sample(np.random.default_rng(0))
         yield from problem.reference_error(inputs, 32, limit=1e-2)
         grid = problem.grid((32, 32))
-        yield problem.time_order(problem.initial(inputs, grid), grid, 100.0, (16, 32, 64))
+        yield problem.time_order(problem.initial(inputs, grid), grid, 50.0, (25, 50, 100))

@@ -2,22 +2,85 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._runtime import communicator
+    from .conduction import Diffusion, Heat
     from .diffusion import solve_diffusion_fenicsx
+    from .flow import NavierStokes, Stokes
+    from .geometry import (
+        Domain,
+        Loop,
+        Triangulation,
+        channel,
+        circle,
+        closed_curve,
+        l_shape,
+        plate_with_holes,
+        polygon,
+        polygon_with_holes,
+        rectangle,
+        triangle,
+        triangle_with_notch,
+        triangulate,
+    )
+    from .solid import Elasticity, Hyperelasticity, kirsch_stress, lame
 
-__all__ = ["communicator", "solve_diffusion_fenicsx"]
+_MODULES = {
+    "Diffusion": "conduction",
+    "Domain": "geometry",
+    "Elasticity": "solid",
+    "Heat": "conduction",
+    "Hyperelasticity": "solid",
+    "Loop": "geometry",
+    "NavierStokes": "flow",
+    "Stokes": "flow",
+    "Triangulation": "geometry",
+    "channel": "geometry",
+    "circle": "geometry",
+    "closed_curve": "geometry",
+    "kirsch_stress": "solid",
+    "l_shape": "geometry",
+    "lame": "solid",
+    "plate_with_holes": "geometry",
+    "polygon": "geometry",
+    "polygon_with_holes": "geometry",
+    "rectangle": "geometry",
+    "solve_diffusion_fenicsx": "diffusion",
+    "triangle": "geometry",
+    "triangle_with_notch": "geometry",
+    "triangulate": "geometry",
+}
+
+__all__ = [
+    "Diffusion",
+    "Domain",
+    "Elasticity",
+    "Heat",
+    "Hyperelasticity",
+    "Loop",
+    "NavierStokes",
+    "Stokes",
+    "Triangulation",
+    "channel",
+    "circle",
+    "closed_curve",
+    "kirsch_stress",
+    "l_shape",
+    "lame",
+    "plate_with_holes",
+    "polygon",
+    "polygon_with_holes",
+    "rectangle",
+    "solve_diffusion_fenicsx",
+    "triangle",
+    "triangle_with_notch",
+    "triangulate",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "communicator":
-        from ._runtime import communicator
-
-        return communicator
-    if name in __all__:
-        from . import diffusion
-
-        return getattr(diffusion, name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

