@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pde_data.hdf5 import open_dataset
 
-    from ._functions import evaluate, fit, generate, predict
+    from ._functions import evaluate, fit, generate, predict, repair, verify
     from .operator import load
     from .report import report
 
@@ -27,7 +27,9 @@ __all__ = [
     "load",
     "open_dataset",
     "predict",
+    "repair",
     "report",
+    "verify",
 ]
 
 #: Public name -> module that has it.
@@ -36,6 +38,8 @@ _HOME = {
     "fit": "opkit._functions",
     "evaluate": "opkit._functions",
     "predict": "opkit._functions",
+    "repair": "opkit._functions",
+    "verify": "opkit._functions",
     "report": "opkit.report",
     "load": "opkit.operator",
     "open_dataset": "pde_data.hdf5",

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from .config import resolve
 from .progress import Progress
 
-__all__ = ["evaluate", "fit", "generate", "predict"]  # noqa: F822 - made on first use
+__all__ = ["evaluate", "fit", "generate", "predict", "repair", "verify"]  # noqa: F822 - made on first use
 
 
 def run_generate(settings: Any, *, progress: bool = True, command: str | None = None) -> Any:
@@ -58,6 +58,96 @@ def run_predict(settings: Any, *, progress: bool = True) -> Any:
         return predict(settings)
     with Progress("predicting", unit="samples") as bar:
         return predict(settings, progress=bar.update)
+
+
+def verify(
+    problem: str,
+    resolution: int | tuple[int, ...] | None = None,
+    *,
+    seed: int = 0,
+    **params: Any,
+) -> list[Any]:
+    """Check a problem's solvers, as ``opkit verify`` does.
+
+    Parameters
+    ----------
+    problem : str
+        Name in the registry.
+    resolution : int or tuple of int, optional
+        Default: the problem's cheap setting.
+    seed : int
+        Of the samples.
+    **params
+        Parameters of the problem.
+
+    Returns
+    -------
+    list of pde_data.verification.Check
+
+    Raises
+    ------
+    UnknownNameError, ProblemError
+    """
+    from pde_data.problem import problem_class
+    from pde_data.verification import quick_problem
+    from pde_data.verification import verify as checks_of
+
+    made = quick_problem(problem_class(problem), **params)
+    return list(checks_of(made, resolution, seed=seed))
+
+
+def repair(directory: str | Path, *, progress: bool = True) -> list[dict[str, Any]]:
+    """Make damaged and missing shards of a generated dataset again, bit for bit.
+
+    Parameters
+    ----------
+    directory : path
+    progress : bool
+        Show progress on stderr.
+
+    Returns
+    -------
+    list of dict
+        ``split``, ``shard`` and ``reason`` of each shard that was made again.
+
+    Raises
+    ------
+    DatasetError
+        Imported data, whose source alone can repair it, or no sound shard to take the
+        configuration from.
+    """
+    from pde_data.generate import GenerateConfig
+    from pde_data.hdf5 import DatasetError, find_damaged
+    from pde_data.hdf5.manifest import find_shards, shard_facts
+
+    root = Path(directory)
+    damaged = find_damaged(root)
+    if not damaged:
+        return []
+    old = None
+    for path in (p for paths in find_shards(root).values() for p in paths):
+        try:
+            old = shard_facts(path).config
+            break
+        except (DatasetError, OSError):
+            continue
+    if not old:
+        raise DatasetError(
+            f"{root}: no shard is sound enough to tell how the data was made; generate it anew"
+        )
+    if "imported_from" in old["params"]:
+        raise DatasetError(
+            f"{root}: imported from {old['params']['imported_from']}; import it anew"
+        )
+    n = old["n"]
+    settings = GenerateConfig(
+        problem=old["problem"], out=root, n=n["train"], n_valid=n["valid"], n_test=n["test"],
+        resolution=tuple(old["resolution"]), seed=old["seed"], solver=old["solver"],
+        params=old["params"], dtype=old["dtype"], rtol=old["rtol"],
+        compression=old["compression"], samples_per_shard=old["samples_per_shard"], repair=True,
+    )  # fmt: skip
+    run_generate(settings, progress=progress)
+    return [{"split": s, "shard": k, "reason": reason} for s, k, reason in damaged]
 
 
 #: Function -> module, settings, how it is run, positional arguments.

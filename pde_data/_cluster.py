@@ -42,7 +42,7 @@ class Cluster:
         )
 
     def events(self) -> Iterator[list[Any]]:
-        """What has been told since the last call, as lists; lines of lost workers come twice."""
+        """Return what has been told since the last call; what lost workers told comes twice."""
         while self._events:
             yield self._events.popleft()
 

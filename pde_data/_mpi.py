@@ -7,7 +7,7 @@ which then tells them to stop.
 
 from __future__ import annotations
 
-import sys
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -136,10 +136,8 @@ def _solve_together(job: _Job, sample_id: int, comm: Any) -> _Outcome:
         end = time.monotonic() + PATIENCE
         while not request.Test():
             if time.monotonic() > end:
-                sys.__stderr__.write(
-                    f"error: rank {comm.rank}: {outcome.reason}; the other processes do not answer\n"
-                )
-                sys.__stderr__.flush()
+                line = f"error: rank {comm.rank}: {outcome.reason}; the others do not answer\n"
+                os.write(2, line.encode())
                 comm.Abort(1)
             time.sleep(0.01)
     else:

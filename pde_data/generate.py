@@ -62,6 +62,8 @@ __all__ = [
     "ProgressEvent",
     "WorkerDiedError",
     "generate",
+    "mpi_rank",
+    "stored_settings",
 ]
 
 #: What counts as a failed sample; anything else is a mistake and stops the run.
@@ -212,11 +214,14 @@ class GenerateConfig(BaseModel):
 
     @model_validator(mode="after")
     def _exclusive(self) -> GenerateConfig:
+        given = {n for n in type(self).model_fields if getattr(self, n) not in (None, False)}
+        if self.workers == 1:
+            given.discard("workers")
         for names in (
             ("overwrite", "resume"), ("overwrite", "shards"), ("overwrite", "repair"),
             ("repair", "shards"), ("cluster", "mpi"), ("workers", "cluster"), ("workers", "mpi"),
         ):  # fmt: skip
-            if all(getattr(self, n) not in (None, False, 1) for n in names):
+            if given.issuperset(names):
                 raise ValueError(f"{names[0]} and {names[1]} exclude each other")
         return self
 
@@ -598,7 +603,7 @@ def _run_cluster(job: _Job, todo: _Todo, tally: _Tally, signals: _Signals, addre
 
 
 def _wait_for(path: Path, signals: _Signals, seconds: float = 30.0) -> None:
-    """Wait until a shard that a worker has written shows here; network file systems take a while."""
+    """Wait until a shard that a worker has written shows here: network file systems are slow."""
     end = time.monotonic() + seconds
     while not path.exists():
         if time.monotonic() > end:
@@ -1033,3 +1038,51 @@ def _check_repaired(root: Path, before: Mapping[str, str], after: Mapping[str, s
                 f"{root / name}: came out different from the one stored before; the software or "
                 "the machine has changed. The other shards are as they were: start a new dataset"
             )
+
+
+# -- for the command line ------------------------------------------------------------------------
+
+
+def mpi_rank() -> int:
+    """Rank of this process among those of mpiexec.
+
+    Raises
+    ------
+    SolverUnavailable
+        DOLFINx, which brings MPI, is not installed.
+    """
+    from solvers.fenicsx._runtime import require_dolfinx
+
+    require_dolfinx()
+    from mpi4py import MPI
+
+    return int(MPI.COMM_WORLD.rank)
+
+
+def stored_settings(root: str | Path) -> dict[str, Any]:
+    """Return what a dataset was made with, under the names of ``opkit generate``.
+
+    Raises
+    ------
+    NotAnOpkitFileError
+        There is no sound shard in `root`.
+    """
+    facts = _finished_shards(Path(root))
+    if not facts:
+        raise NotAnOpkitFileError(f"out={root}: no dataset to repair there")
+    c = DatasetConfig.from_dict(facts[0].config)
+    n = {s: max(f.config["n"].get(s, 0) for f in facts) for s in SPLIT_CODES}
+    return {
+        "problem": c.problem,
+        "n": n["train"],
+        "n_valid": n["valid"],
+        "n_test": n["test"],
+        "resolution": c.resolution,
+        "seed": c.seed,
+        "solver": c.solver,
+        "set": dict(c.params),
+        "dtype": c.dtype,
+        "rtol": c.rtol,
+        "compression": c.compression or "none",
+        "samples_per_shard": c.samples_per_shard,
+    }

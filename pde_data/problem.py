@@ -319,11 +319,30 @@ def restrict_to(grid: Grid, fine_grid: Grid, u: np.ndarray, *, first_axis: int =
 
 #: name -> "module:Class"; modules are imported when the problem is asked for.
 _REGISTRY: dict[str, str] = {
+    "advection": "pde_data.problems.advection:Advection",
+    "allen_cahn": "pde_data.problems.phase_field:AllenCahn",
+    "burgers": "pde_data.problems.burgers:Burgers",
+    "burgers_2d": "pde_data.problems.burgers:Burgers2D",
+    "cahn_hilliard": "pde_data.problems.phase_field:CahnHilliard",
+    "fitzhugh_nagumo": "pde_data.problems.reaction_diffusion:FitzHughNagumo",
+    "gray_scott": "pde_data.problems.reaction_diffusion:GrayScott",
+    "kdv": "pde_data.problems.kdv:KdV",
+    "kuramoto_sivashinsky": "pde_data.problems.kuramoto_sivashinsky:KuramotoSivashinsky",
+    "navier_stokes": "pde_data.problems.navier_stokes:NavierStokes",
     "darcy": "pde_data.problems.darcy:Darcy",
+    "poisson": "pde_data.problems.poisson:Poisson",
+    "anisotropic_diffusion": "pde_data.problems.anisotropic:AnisotropicDiffusion",
+    "convection_diffusion": "pde_data.problems.convection_diffusion:ConvectionDiffusion",
+    "helmholtz": "pde_data.problems.helmholtz:Helmholtz",
     "antiderivative": "pde_data.problems.deeponet_ode:Antiderivative",
     "nonlinear_ode": "pde_data.problems.deeponet_ode:NonlinearODE",
     "gravity_pendulum": "pde_data.problems.deeponet_ode:GravityPendulum",
     "ode_families": "pde_data.problems.ode_families:ODEFamilies",
+    "deblurring": "pde_data.problems.inverse_imaging:Deblurring",
+    "compressed_sensing": "pde_data.problems.inverse_imaging:CompressedSensing",
+    "tomography": "pde_data.problems.inverse_imaging:Tomography",
+    "darcy_inverse": "pde_data.problems.inverse_pde:DarcyInverse",
+    "source_recovery": "pde_data.problems.inverse_pde:SourceRecovery",
 }
 _CLASSES: dict[str, type[Problem]] = {}
 

@@ -47,8 +47,9 @@ def choose_solver(
 ) -> str:
     """Name of the fastest solver for this grid.
 
-    The compiled ones at all sizes (``benchmarks/bench_elliptic.py``). Only an anisotropic coefficient `a` (a sequence, one an axis) whose strong direction changes from
-    place to place needs algebraic multigrid or, if small, a direct solve.
+    The compiled ones at all sizes (``benchmarks/bench_elliptic.py``). Only an anisotropic
+    coefficient `a` (a sequence, one an axis) whose strong direction changes from place to place
+    needs algebraic multigrid or, if small, a direct solve.
 
     Raises
     ------
@@ -284,6 +285,11 @@ class DiffusionOperator:
         self._f = f
         self.setup_seconds = 0.0
         if self.solver == "fenicsx":
+            if isinstance(a, tuple | list):
+                raise ValueError(
+                    "solver 'fenicsx' takes one coefficient, not one an axis: use 'structured', "
+                    "'pyamg' or 'direct'"
+                )
             self._arguments = {
                 "a": a, "boundary": normalize_boundary(boundary, grid), "reaction": reaction,
                 "rtol": rtol, "maxiter": maxiter, "singular": singular, **options,

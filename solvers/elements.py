@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .grids import Axis, Grid
+from .finite_volume import BoundaryValues, face_values, robin_values
+from .grids import Axis, Boundary, Grid
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
-__all__ = ["MAX_DEGREE", "Elements", "best_degree", "projected_indicator"]
+__all__ = ["MAX_DEGREE", "Elements", "apply_sides", "best_degree", "projected_indicator"]
 
 #: Equidistant nodes stay well conditioned up to here.
 MAX_DEGREE = 4
@@ -180,6 +181,17 @@ class Elements:
             total = part if total is None else total + part
         return total
 
+    def convection(self, velocity: Sequence[Any]) -> sp.csr_array:
+        """Matrix of ``int (b . grad u) v``, `b` one number or field an axis."""
+        total: Any = None
+        for k, b in enumerate(velocity):
+            weight = self.at_quadrature(b)
+            part = self._assemble(
+                weight, self._basis(self._all), self._basis(self._all, k), self._all
+            )
+            total = part if total is None else total + part
+        return total
+
     def load(self, f: Any) -> np.ndarray:
         """Vector of ``int f v``, in the grid's shape."""
         return self._load(self.at_quadrature(f), self._all)
@@ -217,6 +229,47 @@ class Elements:
         """Vector of ``int g v`` over a side, in the grid's shape."""
         others, offset = self._side(axis, side)
         return self._load(self._on_side(g, axis, side), others, offset)
+
+
+def apply_sides(
+    elements: Elements,
+    A: Any,
+    load: np.ndarray,
+    boundary: Boundary,
+    boundary_values: BoundaryValues,
+) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:
+    """Add Neumann and Robin sides to a system, and list what Dirichlet sides fix.
+
+    Parameters
+    ----------
+    boundary, boundary_values
+        As for `solvers.finite_volume.discretize`.
+
+    Returns
+    -------
+    A : csr_array
+    load : ndarray, shape of the grid
+    fixed : ndarray of bool, shape of the grid
+        Nodes of Dirichlet sides.
+    lift : ndarray, shape of the grid
+        Their values, 0 elsewhere.
+    """
+    grid = elements.grid
+    fixed, lift = np.zeros(grid.shape, bool), np.zeros(grid.shape)
+    for k, pair in enumerate(boundary):
+        for side, kind in enumerate(pair):
+            if kind == "dirichlet":
+                np.moveaxis(fixed, k, 0)[-side] = True
+                np.moveaxis(lift, k, 0)[-side] = face_values(boundary_values, grid, k, side)
+            elif kind == "neumann":
+                load = load + elements.side_load(
+                    face_values(boundary_values, grid, k, side), k, side
+                )
+            elif kind == "robin":
+                alpha, beta, g = robin_values(boundary_values, grid, k, side)
+                load = load + elements.side_load(g / beta, k, side)
+                A = A + elements.side_mass(alpha / beta, k, side)
+    return A, load, fixed, lift
 
 
 def projected_indicator(axis: Axis, degree: int, lower: float, upper: float) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Linear observation operators with exact adjoints: blur, mask, random projections, Radon, sensors.
 
 Each is a `scipy.sparse.linalg.LinearOperator` on flattened fields, so that ``A @ x``, ``A.T @ y``,
-``A.H``, sums and products of operators work; `field_shape` and `data_shape` say what the vectors are.
+``A.H``, sums and products of operators work; `field_shape` and `data_shape` say what
+the vectors are.
 
 Examples
 --------
@@ -53,13 +54,13 @@ class _FieldOperator(LinearOperator):
         )
 
     def apply(self, x: np.ndarray) -> np.ndarray:
-        """``A x`` of a field, in the shape of the data."""
+        """Return ``A x`` of a field, in the shape of the data."""
         if x.shape != self.field_shape:
             raise ValueError(f"x has shape {x.shape}, expected {self.field_shape}")
         return np.asarray(self.matvec(np.ravel(x))).reshape(self.data_shape)
 
     def adjoint_apply(self, y: np.ndarray) -> np.ndarray:
-        """``A^T y`` of data, in the shape of the field."""
+        """Return ``A^T y`` of data, in the shape of the field."""
         if y.shape != self.data_shape:
             raise ValueError(f"y has shape {y.shape}, expected {self.data_shape}")
         return np.asarray(self.rmatvec(np.ravel(y))).reshape(self.field_shape)
@@ -205,7 +206,7 @@ class Blur(_FieldOperator):
         return self._convolve(y, self._symbol.conj())
 
     def direct(self, x: np.ndarray) -> np.ndarray:
-        """``A x`` by the sum over the kernel's entries: slow, and no FFT."""
+        """Return ``A x`` by the sum over the kernel's entries: slow, and no FFT."""
         mode: Any = "wrap" if self.boundary == "periodic" else "constant"
         halves = [k // 2 for k in self.kernel.shape]
         padded = np.pad(np.asarray(x, np.float64), [(h, h) for h in halves], mode=mode)
@@ -286,7 +287,7 @@ class CosineSensing(_FieldOperator):
         return (self.signs * scipy.fft.idctn(full.reshape(self.field_shape), norm="ortho")).ravel()
 
     def direct(self, x: np.ndarray) -> np.ndarray:
-        """``A x`` by products with cosine matrices: slow, and no FFT."""
+        """Return ``A x`` by products with cosine matrices: slow, and no FFT."""
         out = self.signs * np.asarray(x, np.float64)
         for axis, n in enumerate(self.field_shape):
             k, i = np.arange(n)[:, None], np.arange(n)

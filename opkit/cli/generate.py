@@ -40,8 +40,18 @@ def generate(
     workers: Annotated[
         Text, option("--workers", metavar="N", help="Processes (default 1).")
     ] = None,
+    cluster: Annotated[
+        Text,
+        option("--cluster", metavar="ADDRESS", help="Dask scheduler, tcp://host:port."),
+    ] = None,
+    mpi: Annotated[
+        bool, option("--mpi", help="Under mpiexec: all processes share each solve.")
+    ] = False,
     resume: Annotated[bool, option("--resume", help="Continue or extend what is there.")] = False,
     overwrite: Annotated[bool, option("--overwrite", help="Replace what is there.")] = False,
+    repair: Annotated[
+        bool, option("--repair", help="Make damaged shards again; needs -o alone.")
+    ] = False,
     shards: Annotated[
         Text, option("--shards", metavar="A:B", help="Make shards A to B-1 only (job arrays).")
     ] = None,
@@ -74,7 +84,7 @@ def generate(
     """Make a dataset: sample inputs, solve, check residuals, write HDF5."""
     from opkit._functions import ALIASES, run_generate
     from opkit.config import number, parse_resolution, parse_set, resolve
-    from pde_data.generate import GenerateConfig
+    from pde_data.generate import GenerateConfig, stored_settings
     from pde_data.problem import get_problem
 
     given = {
@@ -89,7 +99,10 @@ def generate(
         "set": parse_set(set_ or ()) or None,
         "dtype": dtype,
         "workers": number(workers),
+        "cluster": cluster,
+        "mpi": mpi or None,
         "resume": resume or None,
+        "repair": repair or None,
         "overwrite": overwrite or None,
         "shards": shards,
         "max_failures": number(max_failures),
@@ -98,6 +111,11 @@ def generate(
         "error_fraction": number(error_fraction),
         "samples_per_shard": number(samples_per_shard),
     }
+    if mpi:
+        _only_rank_0_speaks()
+    if repair and problem is None and out is not None:
+        stored = stored_settings(out)
+        given |= {k: v for k, v in stored.items() if given[k] is None}
     settings = resolve(
         GenerateConfig, given, config=config, what="opkit generate", aliases=ALIASES["generate"]
     )
@@ -112,6 +130,18 @@ def generate(
     name = result.path.name
     tell(f"next: opkit data info {shown(result.path)}")
     tell(f"      opkit fit {shown(result.path)} -m mgno -o {shown(f'runs/{name}-mgno')}")
+
+
+def _only_rank_0_speaks() -> None:
+    """Let one of the processes of mpiexec say for all what there is to say."""
+    import os
+
+    from pde_data.generate import mpi_rank
+
+    if mpi_rank() != 0:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
 
 
 def _summary(result: Any) -> dict[str, Any]:

@@ -52,7 +52,7 @@ _MODULES = {
     ),
     "reader": ("Dataset", "Split", "close_files", "open_dataset"),
     "manifest": ("rebuild_index",),
-    "check": ("Finding", "check_dataset"),
+    "check": ("DamagedShard", "Finding", "check_dataset", "find_damaged"),
     "info": ("dataset_info", "format_info"),
     "convert": ("export_h5", "import_h5"),
     "export": ("export_netcdf", "export_well"),

@@ -51,6 +51,52 @@ from .schema import (
     ScalarSpec,
 )
 
+__all__ = [
+    "FIELD_GROUPS",
+    "KIB",
+    "LAYOUTS",
+    "MIB",
+    "OPTIONAL_QUALITY",
+    "QUALITY",
+    "WELL_TYPE",
+    "attr",
+    "boundary_names",
+    "check_head",
+    "check_shapes",
+    "check_version",
+    "chunk_shape",
+    "column",
+    "content_digest",
+    "create_field",
+    "field_attrs",
+    "field_dims",
+    "field_path",
+    "field_shape",
+    "filters",
+    "from_file",
+    "get",
+    "get_dataset",
+    "get_group",
+    "has",
+    "join_columns",
+    "load",
+    "open_file",
+    "provenance_json",
+    "quality_columns",
+    "read_schema",
+    "rounding",
+    "rows_of",
+    "sample_digests",
+    "sample_rows",
+    "set_attrs",
+    "strings",
+    "to_file",
+    "well_type",
+    "write_boundary_points",
+    "write_columns",
+    "write_frame",
+]
+
 #: name -> dtype of the columns of /quality.
 QUALITY = {
     "seed": "<u8",
@@ -247,6 +293,8 @@ def _axes(schema: DatasetSchema) -> Iterable[tuple[str, np.ndarray, dict[str, An
             },
         )
     rank = max((s.rank for s in schema.fields), default=0)
+    if schema.layout in ("mesh", "ragged"):  # the points' coordinates have it
+        rank = max(rank, 1)
     for name in ("component", "component_2")[:rank]:
         yield name, np.arange(schema.dim, dtype="<i8"), fixed
     if schema.mesh is not None:
@@ -415,8 +463,8 @@ def write_columns(
     sample.make_scale("sample")
     f.attrs["n_trajectories"] = len(ids)
     if schema.time_per_sample:
-        values = np.asarray(times, "<f8").reshape(len(ids), len(schema.time))
-        ds = column(f, "time", values, _time_attrs(schema), checksum=True)
+        table = np.asarray(times, "<f8").reshape(len(ids), len(schema.time))
+        ds = column(f, "time", table, _time_attrs(schema), checksum=True)
         ds.dims[0].attach_scale(sample)
         ds.dims[1].attach_scale(f["step"])
     for spec in schema.fields:
@@ -763,8 +811,8 @@ def check_shapes(
                 f"{f.filename}: mesh/points have {dim} coordinates, n_spatial_dims is {schema.dim}."
             )
     if schema.time_per_sample:
-        shape = (n, len(schema.time))
-        _check_shape(get_dataset(f, "time"), "time", shape, ("sample", "step"), scales)
+        expected = (n, len(schema.time))
+        _check_shape(get_dataset(f, "time"), "time", expected, ("sample", "step"), scales)
     for spec in schema.fields:
         path = field_path(schema, spec.name)
         ds = get_dataset(f, path, virtual=virtual)
@@ -788,6 +836,39 @@ def quality_columns(f: h5py.File) -> list[str]:
     if not has(f, "quality") or not len(get_group(f, "quality")):
         return []
     return [*QUALITY, *(c for c in OPTIONAL_QUALITY if has(f, f"quality/{c}"))]
+
+
+def join_columns(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Columns of /quality of several files, one after the other.
+
+    A file in which no sample has a time error has no such column.
+
+    Raises
+    ------
+    SchemaError
+        Another column is missing in some of the files.
+    """
+    parts = [p for p in parts if p and len(next(iter(p.values())))] or list(parts[:1])
+    out = {}
+    for name in dict.fromkeys(n for p in parts for n in p):
+        if name == "time_error":
+            pieces = [p.get(name, np.full(len(next(iter(p.values()))), np.nan)) for p in parts]
+        elif all(name in p for p in parts):
+            pieces = [p[name] for p in parts]
+        else:
+            raise SchemaError(f"quality/{name} is missing in some of the files.")
+        out[name] = np.concatenate(pieces)
+    return out
+
+
+def sample_rows(
+    schema: DatasetSchema, spec: FieldSpec, k: int, offsets: Mapping[str, np.ndarray]
+) -> Any:
+    """Index of sample `k` in a field's dataset; `offsets` are those of a ragged file."""
+    kind = rows_of(schema, spec)
+    if kind in ("point", "cell"):
+        return slice(int(offsets[kind][k]), int(offsets[kind][k + 1]))
+    return k if kind else ...
 
 
 def _check_shape(

@@ -115,6 +115,7 @@ def write_mesh(f: h5py.File, mesh: Mesh) -> None:
 def _attach(f: h5py.File, names: list[str]) -> None:
     for name in ("points", "point_weights"):
         f[f"mesh/{name}"].dims[0].attach_scale(f["point"])
+    f["mesh/points"].dims[1].attach_scale(f["component"])
     if "cell_types" in names:
         f["mesh/cell_types"].dims[0].attach_scale(f["cell"])
 

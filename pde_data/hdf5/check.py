@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,15 @@ from typing import Any
 import h5py
 import numpy as np
 
+from solvers.meshes import Mesh
+
 from . import _file
+from ._mesh import RaggedReader
 from .errors import (
     ChecksumError,
     DatasetError,
     MissingShardError,
+    NotAnOpkitFileError,
     PhysicsCheckError,
     SchemaError,
     SplitLeakError,
@@ -29,11 +33,11 @@ from .manifest import (
     shard_facts,
 )
 from .reader import close_files, open_dataset, read_manifest
-from .schema import SPLIT_STRIDE, BoundarySpec, DatasetSchema
+from .schema import SPLIT_STRIDE, BoundarySpec, DatasetConfig, DatasetSchema, FieldSpec
 from .stats import Moments, statistics
 from .units import check_units
 
-__all__ = ["Finding", "check_dataset"]
+__all__ = ["DamagedShard", "Finding", "check_dataset", "find_damaged"]
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,21 @@ def _check_columns(facts: ShardFacts) -> None:
                 target = f"/scalars/{name}" if scalar else f"/{_file.field_path(schema, name)}"
                 if not isinstance(link, h5py.SoftLink) or link.path != target:
                     raise SchemaError(f"{path}: {role}/{name} is not a soft link to {target}.")
+        if schema.time_per_sample:
+            times = _file.get_dataset(f, "time")[...]
+            bad = ~((np.diff(times, axis=1) > 0).all(axis=1) & np.isfinite(times).all(axis=1))
+            if bad.any():
+                raise SchemaError(
+                    f"{path}: time of sample id {facts.ids[int(np.argmax(bad))]} is not strictly "
+                    "increasing and finite."
+                )
+        if schema.layout in ("mesh", "ragged"):
+            n_points = _file.get_dataset(f, "mesh/points").shape[0]
+            for name in _file.boundary_names(schema):
+                where = f"boundary_conditions/{name}/point_index"
+                points = _file.get_dataset(f, where)[...]
+                if points.size and not 0 <= points.min() <= points.max() < n_points:
+                    raise SchemaError(f"{path}: {where}: points run from 0 to {n_points - 1}.")
         ids = facts.ids
         if len(ids) and not np.all(np.diff(ids) > 0):
             i = int(np.flatnonzero(np.diff(ids) <= 0)[0]) + 1
@@ -211,19 +230,34 @@ def _check_data(
     fields = {s.name: _file.get_dataset(f, _file.field_path(schema, s.name)) for s in schema.fields}
     scalars = {s.name: _file.get_dataset(f, f"scalars/{s.name}")[...] for s in schema.scalars}
     constant = {s.name: fields[s.name][...] for s in schema.fields if not s.sample_varying}
-    has_quality = "digest" in f["quality"]
+    has_quality = "digest" in _file.quality_columns(f)
+    meshes = RaggedReader(f) if schema.layout == "ragged" else None
+    offsets = meshes.offsets if meshes is not None else {}
+    if schema.mesh is not None:
+        _check_weights(schema.mesh, f"{path}: mesh", path, report)
     inputs = f["quality/input_digest"][...] if has_quality else None
     damaged: dict[str, list[int]] = {}
     changed: list[int] = []
     tests = _Physics(schema) if physics else None
     for k, sample_id in enumerate(facts.ids.tolist()):
         values: dict[str, np.ndarray] = {}
+        mesh = schema.mesh
+        if meshes is not None:
+            try:
+                mesh = meshes.read(k)
+            except SchemaError as e:
+                report.add(SchemaError, path, str(e))
+                continue
+            except (OSError, RuntimeError):
+                damaged.setdefault("mesh", []).append(sample_id)
+                continue
+            _check_weights(mesh, f"{path}: mesh of sample id {sample_id}", path, report)
         for name, ds in fields.items():
             if name in constant:
                 values[name] = constant[name]
                 continue
             try:
-                values[name] = ds[k]
+                values[name] = ds[_file.sample_rows(schema, schema.field(name), k, offsets)]
             except (OSError, RuntimeError):
                 damaged.setdefault(_file.field_path(schema, name), []).append(sample_id)
         if len(values) < len(fields):
@@ -237,17 +271,17 @@ def _check_data(
                     "has values that are not finite.",
                 )
             elif name not in constant or k == 0:
-                moments[name].add(array)
+                moments[name].add(_file.from_file(schema, schema.field(name), array))
         for s in schema.scalars:
             values[s.name] = np.asarray(
                 scalars[s.name] if s.value is not None else scalars[s.name][k]
             )
         if inputs is not None:
-            digest, input_digest = _file.sample_digests(schema, values)
+            digest, input_digest = _file.sample_digests(schema, values, mesh)
             if digest != facts.digests[k] or input_digest != inputs[k]:
                 changed.append(sample_id)
         if tests is not None:
-            tests.test(sample_id, values)
+            tests.test(sample_id, values, mesh)
     for obj, ids in damaged.items():
         report.add(
             ChecksumError,
@@ -268,14 +302,28 @@ def _check_data(
     return {} if damaged else moments
 
 
+def _check_weights(mesh: Mesh, what: str, path: Path, report: _Report) -> None:
+    """Compare the quadrature with the cells, where these have straight sides."""
+    if not mesh.n_cells or not mesh.is_straight:
+        return
+    size = float(mesh.cell_measures().sum())
+    if not abs(mesh.measure - size) <= 1e-10 * size:
+        report.add(
+            SchemaError,
+            path,
+            f"{what}: point_weights add up to {mesh.measure:.12g}, the cells to {size:.12g}.",
+        )
+
+
 class _Physics:
     """Bounds and boundary values of all samples, the worst one kept."""
 
     def __init__(self, schema: DatasetSchema) -> None:
         self.schema = schema
         self._found: dict[str, tuple[int, float, float, int]] = {}
+        self._edge: tuple[Mesh | None, np.ndarray] = (None, np.empty(0, int))
 
-    def test(self, sample_id: int, values: Mapping[str, np.ndarray]) -> None:
+    def test(self, sample_id: int, values: Mapping[str, np.ndarray], mesh: Mesh | None) -> None:
         """Look at one sample."""
         for spec in self.schema.fields:
             u = values[spec.name]
@@ -290,9 +338,14 @@ class _Physics:
             if spec.valid_max is not None and high > spec.valid_max + slack:
                 what = f"{role}/{spec.name} is above valid_max={spec.valid_max:g}"
                 self._note(what, high - spec.valid_max, high, sample_id)
+            u = _file.from_file(self.schema, spec, u).astype(np.float64)
             for bc in self.schema.boundary_conditions:
-                if spec.name in bc.fields:
-                    self._boundary(sample_id, spec.name, bc, u.astype(np.float64))
+                if spec.name not in bc.fields or spec.dims is not None:
+                    continue
+                if mesh is None:
+                    self._boundary(sample_id, spec.name, bc, u)
+                else:
+                    self._mesh_boundary(sample_id, spec, bc, u, mesh)
 
     def _boundary(self, sample_id: int, name: str, bc: BoundarySpec, u: np.ndarray) -> None:
         spec, axes = self.schema.field(name), self.schema.grid.axes
@@ -307,11 +360,35 @@ class _Physics:
             u = u[1:]
         u = np.moveaxis(u, i + spec.time_varying, 0)
         ends = {"lower": [0], "upper": [-1], "both": [0, -1]}[bc.side]
-        off = np.abs(u[ends] - value)
+        what = f"{name} is not {value:g} on the {bc.kind} boundary {bc.axis} ({bc.side})"
+        self._compare(sample_id, what, u[ends], value, scale)
+
+    def _mesh_boundary(
+        self, sample_id: int, spec: FieldSpec, bc: BoundarySpec, u: np.ndarray, mesh: Mesh
+    ) -> None:
+        if bc.kind not in ("dirichlet", "no_slip") or spec.location not in ("node", "point"):
+            return
+        if bc.points is not None:
+            points = np.array(bc.points)
+        else:
+            if mesh is not self._edge[0]:
+                self._edge = (mesh, mesh.boundary_points())
+            points = self._edge[1]
+        value = bc.value / bc.coefficients[0]
+        scale = max(float(np.abs(u).max()), abs(value))
+        if spec.time_varying:  # the initial state need not obey it
+            u = u[1:]
+        what = f"{spec.name} is not {value:g} on the {bc.kind} boundary"
+        self._compare(
+            sample_id, what, np.take(u, points, axis=int(spec.time_varying)), value, scale
+        )
+
+    def _compare(
+        self, sample_id: int, what: str, u: np.ndarray, value: float, scale: float
+    ) -> None:
+        off = np.abs(u - value)
         if off.size and off.max() > 4 * np.finfo(self.schema.dtype).eps * scale:
-            worst = u[ends].ravel()[int(off.argmax())]
-            what = f"{name} is not {value:g} on the {bc.kind} boundary {bc.axis} ({bc.side})"
-            self._note(what, float(off.max()), float(worst), sample_id)
+            self._note(what, float(off.max()), float(u.ravel()[int(off.argmax())]), sample_id)
 
     def _note(self, what: str, excess: float, value: float, sample_id: int) -> None:
         count, worst, shown, where = self._found.get(what, (0, -1.0, 0.0, 0))
@@ -486,7 +563,7 @@ def _check_leaks(root: Path, facts: Mapping[str, Sequence[ShardFacts]], report: 
 def _column(s: ShardFacts, name: str) -> Iterator[tuple[int, Any]]:
     try:
         with _file.open_file(s.path) as f, translate_h5(s.path):
-            if name not in _file.get(f, "quality"):
+            if name not in _file.quality_columns(f):
                 return
             values = _file.get_dataset(f, f"quality/{name}")[...].tolist()
     except DatasetError:  # already reported
@@ -520,3 +597,108 @@ def _check_stats(path: Path, expected: Mapping[str, Mapping[str, Any]]) -> None:
             f"{path}: cannot be understood ({' '.join(str(e).split())}). Rebuild it with: "
             f"opkit data index {path.parent}"
         ) from e
+
+
+# -- what to make again --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DamagedShard:
+    """A shard that has to be made again.
+
+    Attributes
+    ----------
+    split : str
+    shard : int
+        Number within the split.
+    path : Path
+    reason : str
+        One line.
+    """
+
+    split: str
+    shard: int
+    path: Path
+    reason: str
+
+
+def find_damaged(root: str | Path) -> list[DamagedShard]:
+    """Find the shards of a dataset that are missing or not what they were.
+
+    A shard is sound if its SHA-256 is that of ``dataset.json``; one that is not listed there is
+    read: structure, checksums of its chunks, digests of its samples. To repair a dataset, delete
+    the files found, generate them again with the configuration of the others, and rebuild the
+    index.
+
+    Parameters
+    ----------
+    root : path
+
+    Returns
+    -------
+    list of DamagedShard
+        In the order of splits and shards.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such directory.
+    NotAnOpkitFileError
+        It has neither shards nor a ``dataset.json``.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such directory")
+    close_files()
+    manifest: dict[str, Any] = {}
+    with suppress(FileNotFoundError, SchemaError, NotAnOpkitFileError):
+        manifest = read_manifest(root)
+    entries = {
+        root / e["file"]: e
+        for info in manifest.get("splits", {}).values()
+        for e in info.get("shards", ())
+    }
+    present: dict[str, list[Path]] = {}
+    try:
+        present = find_shards(root)
+    except NotAnOpkitFileError:
+        if not manifest:
+            raise
+    paths = {p: None for ps in present.values() for p in ps} | dict.fromkeys(entries)
+    paths |= dict.fromkeys(_expected_shards(root, paths, manifest))
+    out = []
+    order = [*manifest.get("splits", {}), *present]
+    for path in sorted(paths, key=lambda p: (order.index(p.parent.name), p.name)):
+        if reason := _damage(path, str(entries.get(path, {}).get("sha256", ""))):
+            number = int(path.stem.rpartition("_")[2])
+            out.append(DamagedShard(path.parent.name, number, path, reason))
+    return out
+
+
+def _expected_shards(
+    root: Path, paths: Iterable[Path], manifest: Mapping[str, Any]
+) -> Iterator[Path]:
+    """Shards that the configuration in a sound one asks for, as far as the manifest goes."""
+    from .writer import shard_path
+
+    for path in paths:
+        with suppress(DatasetError, OSError):
+            config = DatasetConfig.from_dict(shard_facts(path).config)
+            for split, info in manifest.get("splits", {}).items():
+                n = min(int(info.get("requested", 0)), config.n.get(split, 0))
+                for k in range(-(-n // config.samples_per_shard)):
+                    yield shard_path(root, split, k, problem=config.problem)
+            return
+
+
+def _damage(path: Path, sha256: str) -> str:
+    """One line; empty if the shard is sound."""
+    if not path.is_file():
+        return f"{path} is missing."
+    if sha256:
+        if (now := file_sha256(path)) == sha256:
+            return ""
+        return f"{path}: SHA-256 is {now[:12]}..., dataset.json says {sha256[:12]}...."
+    report = _Report()
+    _check_shard(path, report, quick=False, physics=False)
+    return report.findings[0].message if report.findings else ""

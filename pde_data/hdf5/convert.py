@@ -11,6 +11,7 @@ import numpy as np
 
 from . import _file
 from ._atomic import atomic_h5
+from ._mesh import RaggedMeshes, RaggedReader, Rows
 from .errors import DatasetError, SchemaError, translate_h5
 from .manifest import ShardFacts, own_attrs, rebuild_index, shard_facts
 from .reader import read_manifest
@@ -108,10 +109,11 @@ def import_h5(file: str | Path, root: str | Path) -> dict[str, Any]:
         raise FileExistsError(f"{root} exists already; choose another directory")
     facts = shard_facts(file)
     with _file.open_file(file) as f, translate_h5(file):
-        if "splits" not in f:
+        if not _file.has(f, "splits"):
             raise SchemaError(f"{file}: not an exported dataset (group 'splits' is missing).")
         positions = {
-            name: _file.get_dataset(f, f"splits/{name}")[...] for name in _file.get(f, "splits")
+            name: _file.get_dataset(f, f"splits/{name}")[...]
+            for name in _file.get_group(f, "splits")
         }
     config = DatasetConfig.from_dict(facts.config)
     for split in positions:
@@ -152,26 +154,46 @@ def _assemble(
         own = dict(_file.get(f, "provenance").attrs)
         for name in ("statistics", "manifest", "stats"):
             own.pop(name, None)
-        has_error = "discretization_error" in _file.get(f, "quality")
+        has_error = "discretization_error" in _file.quality_columns(f)
         estimator = own_attrs(f["quality/discretization_error"]) if has_error else {}
         compressed = [f[_file.field_path(schema, s.name)].compression for s in schema.fields]
+    quality: list[dict[str, np.ndarray]] = []
     columns: dict[str, list[np.ndarray]] = {}
+    boundary: dict[str, list[np.ndarray]] = {}
     with atomic_h5(path) as out:
         _file.write_frame(out, schema, split=split, shard=shard, provenance={**own, **provenance})
         compression = next((c for c in compressed if c), None)
+        meshes = RaggedMeshes(out, schema.dim, compression) if schema.layout == "ragged" else None
         fields = {s.name: _file.create_field(out, schema, s, n, compression) for s in schema.fields}
+        kinds = {s.name: _file.rows_of(schema, s) for s in schema.fields}
+        rows = {k: Rows(ds) for k, ds in fields.items() if kinds[k] in ("point", "cell")}
         start = 0
         for source, a, b in pieces:
             with _file.open_file(source) as f, translate_h5(source):
-                for spec in schema.fields:
-                    ds = _file.get_dataset(f, _file.field_path(schema, spec.name))
-                    if spec.sample_varying:
-                        _copy(ds, a, b, fields[spec.name], start)
+                offsets = {}
+                if meshes is not None:
+                    offsets = _copy_meshes(f, schema, a, b, meshes, boundary)
+                for name, out_ds in fields.items():
+                    ds = _file.get_dataset(f, _file.field_path(schema, name))
+                    if name in rows:
+                        o = offsets[kinds[name]]
+                        _copy_rows(ds, int(o[a]), int(o[b]), rows[name])
+                    elif kinds[name] == "sample":
+                        _copy(ds, a, b, out_ds, start)
                     elif start == 0 and b > a:
-                        fields[spec.name][...] = ds[...]
-                for name in _columns(f, schema):
+                        out_ds[...] = ds[...]
+                for name in _columns(schema):
                     columns.setdefault(name, []).append(_file.get_dataset(f, name)[a:b])
+                known = _file.quality_columns(f)
+                quality.append({c: _file.get_dataset(f, f"quality/{c}")[a:b] for c in known})
             start += b - a
+        for r in rows.values():
+            r.flush()
+        if meshes is not None:
+            meshes.finish()
+            if meshes.max_diameter:
+                out["provenance"].attrs["mesh_size"] = meshes.max_diameter
+            _file.write_boundary_points(out, schema, boundary)
         joined = {k: np.concatenate(v) for k, v in columns.items()}
         if more is not None:
             more(out)
@@ -179,17 +201,45 @@ def _assemble(
             out,
             schema,
             ids=joined.pop("sample"),
-            quality={k[8:]: v for k, v in joined.items() if k.startswith("quality/")},
+            quality=_file.join_columns(quality),
             scalars={k[8:]: v for k, v in joined.items() if k.startswith("scalars/")},
             failures=failures,
             estimator=estimator,
+            times=joined.get("time"),
         )
 
 
-def _columns(f: h5py.File, schema: DatasetSchema) -> Iterator[str]:
+def _columns(schema: DatasetSchema) -> Iterator[str]:
     yield "sample"
-    yield from (f"quality/{name}" for name in _file.get(f, "quality"))
+    if schema.time_per_sample:
+        yield "time"
     yield from (f"scalars/{s.name}" for s in schema.scalars if s.value is None)
+
+
+def _copy_meshes(
+    f: h5py.File,
+    schema: DatasetSchema,
+    a: int,
+    b: int,
+    meshes: RaggedMeshes,
+    boundary: dict[str, list[np.ndarray]],
+) -> dict[str, np.ndarray]:
+    """Meshes of the samples ``a`` to ``b``; returns the offsets of all samples in `f`."""
+    reader = RaggedReader(f)
+    first, last = (int(reader.offsets["point"][i]) for i in (a, b))
+    for name in _file.boundary_names(schema):
+        points = _file.get_dataset(f, f"boundary_conditions/{name}/point_index")[...]
+        here = points[(points >= first) & (points < last)]
+        boundary.setdefault(name, []).append(here - first + meshes.n_points)
+    for i in range(a, b):
+        meshes.add(reader.read(i))
+    return reader.offsets
+
+
+def _copy_rows(src: h5py.Dataset, a: int, b: int, dst: Rows) -> None:
+    step = max(1, BLOCK_BYTES // (max(1, int(np.prod(src.shape[1:]))) * src.dtype.itemsize))
+    for i in range(a, b, step):
+        dst.append(src[i : min(i + step, b)])
 
 
 def _copy(src: h5py.Dataset, a: int, b: int, dst: h5py.Dataset, start: int) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from solvers.meshes import VTK_CELLS
+
 from . import _file
+from ._mesh import sample_slices
 from .errors import translate_h5
 from .reader import Dataset, open_dataset
 from .schema import DatasetSchema
@@ -62,6 +66,7 @@ def dataset_info(path: str | Path) -> dict[str, Any]:
         }
         for a in schema.grid.axes
     ]
+    mesh = _mesh(schema, files)
     return {
         "path": str(path),
         "format": "opkit-dataset",
@@ -73,11 +78,24 @@ def dataset_info(path: str | Path) -> dict[str, Any]:
         "equation": schema.equation,
         **(shard if single else {}),
         "axes": grid_axes,
+        "extra_axes": [
+            {
+                "name": a.name,
+                "n": len(a.coords),
+                "first": a.coords[0],
+                "last": a.coords[-1],
+                "units": a.units,
+                "labels": _labels(schema, a.name),
+            }
+            for a in schema.axes
+        ],
+        "mesh": mesh,
         "time": {
             "n": len(schema.time),
-            "first": schema.time[0],
-            "last": schema.time[-1],
+            "first": None if schema.time_per_sample else schema.time[0],
+            "last": None if schema.time_per_sample else schema.time[-1],
             "units": schema.time_units,
+            "per_sample": schema.time_per_sample,
         },
         "inputs": list(schema.inputs),
         "outputs": list(schema.outputs),
@@ -113,6 +131,46 @@ def dataset_info(path: str | Path) -> dict[str, Any]:
     }
 
 
+def _mesh(schema: DatasetSchema, files: Sequence[Path]) -> dict[str, Any] | None:
+    """Points, cells and extent; smallest and largest number of points where they vary."""
+    if schema.layout not in ("mesh", "ragged"):
+        return None
+    points: list[np.ndarray] = []
+    cells, kinds, units, size = [], set[str](), "", math.nan
+    for path in dict.fromkeys(files):
+        with _file.open_file(path) as f, translate_h5(path):
+            offsets = sample_slices(f) if schema.layout == "ragged" else {}
+            ds = _file.get_dataset(f, "mesh/points")
+            units = str(_file.attr(ds, "units"))
+            ends = {"point": np.array([0, len(ds)]), "cell": np.array([0, 0])}
+            if _file.has(f, "mesh/cell_types"):
+                types = _file.get_dataset(f, "mesh/cell_types")
+                ends["cell"] = np.array([0, len(types)])
+                first = np.unique(types[: 2**20]).tolist()
+                kinds |= {VTK_CELLS[c][0] if c in VTK_CELLS else str(c) for c in first}
+            points.append(np.diff(offsets.get("point", ends["point"])))
+            cells.append(np.diff(offsets.get("cell", ends["cell"])))
+            size = np.fmax(size, float(_file.get(f, "provenance").attrs.get("mesh_size", math.nan)))
+        if schema.layout == "mesh":
+            break
+    counts = {"points": np.concatenate(points), "cells": np.concatenate(cells)}
+    return {
+        "dim": schema.dim,
+        "units": units,
+        "cell_types": sorted(kinds),
+        "mesh_size": None if math.isnan(size) else float(size),
+        **{k: [int(v.min()), int(v.max())] if v.size else [0, 0] for k, v in counts.items()},
+    }
+
+
+def _labels(schema: DatasetSchema, axis: str) -> list[str]:
+    """Names of the entries of an axis, as a field on it says."""
+    for f in schema.fields:
+        if f.dims and f.dims[-1] == axis and f.labels:
+            return list(f.labels)
+    return []
+
+
 def _plain(v: Any) -> Any:
     return v.item() if isinstance(v, np.generic) else v
 
@@ -132,7 +190,7 @@ def _field(schema: DatasetSchema, name: str, storage: dict[str, Any]) -> dict[st
     return {
         "name": name,
         "path": _file.field_path(schema, name),
-        "dims": [*("sample",) * s.sample_varying, *schema.sample_dims(name)],
+        "dims": list(_file.field_dims(schema, s)),
         "sample_shape": list(schema.sample_shape(name)),
         "dtype": schema.dtype,
         "units": s.units,
@@ -158,22 +216,29 @@ def _split(dataset: Dataset, name: str) -> dict[str, Any]:
     for path in split.files:
         with _file.open_file(path) as f, translate_h5(path):
             out["failures"] += len(_file.get_dataset(f, "failures/sample_id"))
-            if "discretization_error" in f["quality"]:
+            if "discretization_error" in _file.quality_columns(f):
                 attrs = f["quality/discretization_error"].attrs
                 out["estimator"] = str(attrs.get("estimator", "none"))
-            has_quality = "residual" in f["quality"]
+            known = _file.quality_columns(f)
+            has_quality, has_time_error = "residual" in known, "time_error" in known
     if n and has_quality:
         error = split.quality("discretization_error")
-        known = error[np.isfinite(error)]
         out["residual_max"] = float(split.quality("residual").max())
         out["iterations_max"] = int(split.quality("iterations").max())
         out["wall_time_mean"] = float(split.quality("wall_time").mean())
-        out["discretization_error"] = {
-            "n": len(known),
-            "mean": float(known.mean()) if len(known) else None,
-            "max": float(known.max()) if len(known) else None,
-        }
+        out["discretization_error"] = _summary(error)
+        if has_time_error:
+            out["time_error"] = _summary(split.quality("time_error"))
     return out
+
+
+def _summary(values: np.ndarray) -> dict[str, Any]:
+    known = values[np.isfinite(values)]
+    return {
+        "n": len(known),
+        "mean": float(known.mean()) if len(known) else None,
+        "max": float(known.max()) if len(known) else None,
+    }
 
 
 # -- for people ----------------------------------------------------------------------------------
@@ -238,7 +303,9 @@ def _axes_line(info: dict[str, Any], single: bool) -> str:
         ids = f" {split['first_id']}…{split['last_id']}" if split["samples"] else ""
         parts.append(f"sample ({split['samples']}) i8{ids}")
     t = info["time"]
-    if t["n"] == 1:
+    if t["per_sample"]:
+        parts.append(f"time (sample,{t['n']}) f8 {t['units']}")
+    elif t["n"] == 1:
         parts.append(f"time (1) f8 = {_number(t['first'])}")
     else:
         parts.append(f"time ({t['n']}) f8 {t['units']} {_number(t['first'])}…{_number(t['last'])}")
@@ -247,6 +314,11 @@ def _axes_line(info: dict[str, Any], single: bool) -> str:
         periodic = " periodic" if a["periodic"] else ""
         place = a["location"].replace("_", " ")
         parts.append(f"{a['name']} ({a['n']}) f8 {a['units']} [{low},{high}] {place}{periodic}")
+    for a in info["extra_axes"]:
+        entries = ",".join(a["labels"]) or f"{_number(a['first'])}…{_number(a['last'])}"
+        parts.append(f"{a['name']} ({a['n']}) f8 {a['units']} {entries}")
+    if info["mesh"]:
+        parts.append(_mesh_text(info["mesh"], info["layout"]))
     return "     ".join(parts)
 
 
@@ -272,6 +344,18 @@ def _field_lines(info: dict[str, Any]) -> Iterator[str]:
                 line += f"   {_storage_text(f)}"
             shown.add(name)
             yield line
+
+
+def _mesh_text(m: dict[str, Any], layout: str) -> str:
+    def count(what: str) -> str:
+        low, high = m[what]
+        return f"{low}" if low == high else f"{low}…{high}"
+
+    kinds = ", ".join(m["cell_types"])
+    cells = f", {count('cells')} cells ({kinds})" if m["cell_types"] else ""
+    each = " a sample" if layout == "ragged" else ""
+    size = f", mesh size {_number(m['mesh_size'])}" if m["mesh_size"] else ""
+    return f"mesh {m['dim']}D {m['units']} {count('points')} points{cells}{each}{size}"
 
 
 def _bounds(f: dict[str, Any]) -> str:
@@ -323,6 +407,8 @@ def _quality(s: dict[str, Any]) -> str:
             )
         else:
             parts.append("discretization_error not estimated")
+        if s.get("time_error", {}).get("n"):
+            parts.append(f"time_error max {s['time_error']['max']:.1e}")
         parts.append(f"wall_time {s['wall_time_mean']:.2g} s/sample")
     parts.append(f"failures {s['failures']}")
     return " · ".join(parts)

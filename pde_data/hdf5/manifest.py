@@ -16,7 +16,14 @@ import numpy as np
 
 from . import _file
 from ._atomic import atomic_h5, clean_old, write_text
-from .errors import ConfigMismatchError, DatasetError, NotAnOpkitFileError, translate_h5
+from ._mesh import sample_slices
+from .errors import (
+    ConfigMismatchError,
+    DatasetError,
+    NotAnOpkitFileError,
+    SchemaError,
+    translate_h5,
+)
 from .schema import (
     FORMAT,
     FORMAT_VERSION,
@@ -71,12 +78,14 @@ def shard_facts(path: Path) -> ShardFacts:
         schema = _file.read_schema(f)
         n = _file.check_shapes(f, schema)
         rejected = [_file.get_dataset(f, f"failures/{k}") for k in ("sample_id", "seed", "reason")]
+        if any(d.shape != rejected[0].shape or d.ndim != 1 for d in rejected):
+            raise SchemaError(f"{path}: the columns of failures differ in length.")
         failures = [
             (int(i), int(s), r.decode() if isinstance(r, bytes) else str(r))
             for i, s, r in zip(*(d[...] for d in rejected), strict=True)
         ]
         prov = _file.get(f, "provenance").attrs
-        has_quality = "residual" in _file.get(f, "quality")
+        has_quality = "residual" in _file.quality_columns(f)
         columns = {
             k: f[f"quality/{k}"][...] if has_quality else fill
             for k, fill in (
@@ -207,7 +216,7 @@ def build_manifest(
         "content_digest": total_digest(s for shards in facts.values() for s in shards),
         "inputs": list(first.schema.inputs),
         "outputs": list(first.schema.outputs),
-        "resolution": list(first.schema.grid.shape),
+        "resolution": list(first.schema.grid.shape or first.config.get("resolution", ())),
         "splits": splits,
     }
 
@@ -280,7 +289,9 @@ def rebuild_index(
     facts = {s: [shard_facts(p) for p in paths] for s, paths in find_shards(root).items()}
     known = _entries(_read_json(root / "dataset.json")) if reuse else None
     manifest = build_manifest(root, facts, requested=requested, known=known)
-    small = {s: v for s, v in facts.items() if len(v) <= MAX_VIEW_SHARDS}
+    # the points of a ragged dataset have positions of their own in each shard
+    ragged = manifest["layout"] == "ragged"
+    small = {s: v for s, v in facts.items() if len(v) <= MAX_VIEW_SHARDS and not ragged}
     manifest["views"] = [f"{s}.h5" for s in small]
     for stem in ("dataset", "stats", *facts):
         clean_old(root, stem)
@@ -351,10 +362,12 @@ def _read_moments(shard: ShardFacts) -> dict[str, Any]:
     schema = shard.schema
     moments = {s.name: Moments.empty(schema, s) for s in schema.fields}
     with _file.open_file(shard.path) as f, translate_h5(shard.path):
+        offsets = sample_slices(f) if schema.layout == "ragged" else {}
         for spec in schema.fields:
             ds = _file.get_dataset(f, _file.field_path(schema, spec.name))
-            for i in range(len(shard.ids)) if spec.sample_varying else [...]:
-                moments[spec.name].add(ds[i])
+            for i in range(len(shard.ids) if spec.sample_varying else min(1, len(shard.ids))):
+                rows = _file.sample_rows(schema, spec, i, offsets)
+                moments[spec.name].add(_file.from_file(schema, spec, ds[rows]))
     return {name: m.as_dict() for name, m in moments.items()}
 
 
@@ -377,7 +390,8 @@ def write_view(root: Path, split: str, shards: Sequence[ShardFacts]) -> Path:
     total = sum(len(s.ids) for s in shards)
     path = root / f"{split}.h5"
     with atomic_h5(path) as f:
-        columns: dict[str, list[np.ndarray]] = {}
+        columns: list[dict[str, np.ndarray]] = []
+        times: list[np.ndarray] = []
         scalars: dict[str, list[np.ndarray]] = {
             s.name: [] for s in schema.scalars if s.value is None
         }
@@ -387,11 +401,11 @@ def write_view(root: Path, split: str, shards: Sequence[ShardFacts]) -> Path:
         for s in shards:
             with _file.open_file(s.path) as src, translate_h5(s.path):
                 provenance = provenance or dict(src["provenance"].attrs)
-                for name in src["quality"]:
-                    columns.setdefault(name, []).append(
-                        _file.get_dataset(src, f"quality/{name}")[...]
-                    )
-                if "discretization_error" in src["quality"] and not estimator:
+                known = _file.quality_columns(src)
+                columns.append({c: _file.get_dataset(src, f"quality/{c}")[...] for c in known})
+                if schema.time_per_sample:
+                    times.append(_file.get_dataset(src, "time")[...])
+                if "discretization_error" in known and not estimator:
                     estimator = own_attrs(src["quality/discretization_error"])
                 for name in scalars:
                     scalars[name].append(_file.get_dataset(src, f"scalars/{name}")[...])
@@ -425,10 +439,11 @@ def write_view(root: Path, split: str, shards: Sequence[ShardFacts]) -> Path:
             f,
             schema,
             ids=np.concatenate([s.ids for s in shards]),
-            quality={k: np.concatenate(v) for k, v in columns.items()},
+            quality=_file.join_columns(columns),
             scalars={k: np.concatenate(v) for k, v in scalars.items()},
             failures=[x for s in shards for x in s.failures],
             estimator=estimator,
+            times=np.concatenate(times) if times else None,
         )
     return path
 

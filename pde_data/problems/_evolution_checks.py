@@ -78,6 +78,6 @@ def time_checks(
     worst = max(ratios, key=lambda r: abs(np.log(r)))
     note = "estimate over true error: " + ", ".join(f"{r:.2f}" for r in ratios)
     yield Check(
-        f"estimate of the time error, {label}", float(worst), "1/2 to 3",
-        bool(0.5 <= worst <= 3.0), "estimate", note,
+        f"estimate of the time error, {label}", float(worst), "1/2 to 2",
+        bool(0.5 <= worst <= 2.0), "estimate", note,
     )  # fmt: skip

@@ -14,9 +14,9 @@ from solvers.spectral import Fourier
 
 from ..fields import SpaceFunction
 from ..hdf5.schema import FieldSpec, ScalarSpec
-from ..problem import Parameters, register
+from ..problem import register
 from ..verification import Check, at_most, order_check
-from ._periodic import InitialParameters, PeriodicEvolution
+from ._periodic import InitialParameters, PeriodicEvolution, PeriodicParameters
 
 __all__ = ["Burgers", "Burgers2D", "Burgers2DParameters", "BurgersParameters"]
 
@@ -65,7 +65,7 @@ class Burgers(PeriodicEvolution):
     default_resolution = 128
     quick_resolution: ClassVar[int] = 64
     quick_params: ClassVar[Mapping[str, Any]] = {"n_modes": 16}
-    Params: ClassVar[type[Parameters]] = BurgersParameters
+    Params: ClassVar[type[PeriodicParameters]] = BurgersParameters
     params: BurgersParameters
 
     def __init__(self, **params: Any) -> None:
@@ -73,7 +73,7 @@ class Burgers(PeriodicEvolution):
         self.field = self.fields_of()
 
     def input_specs(self) -> tuple[FieldSpec, ...]:
-        """Initial velocity `u0`."""
+        """Describe the initial velocity `u0`."""
         return (FieldSpec("u0", "initial velocity"),)
 
     def output_specs(self) -> tuple[FieldSpec, ...]:
@@ -112,7 +112,7 @@ class Burgers(PeriodicEvolution):
         return {"u0": x[0], "u": x}
 
     def checks(self) -> Iterable[Check]:
-        """Cole-Hopf: accuracy, order in time, convergence in space; refusal of what is too sharp."""
+        """Compare with Cole-Hopf; orders in time and space; refusal of what is too sharp."""
         problem = Burgers(viscosity=0.05)
         errors = []
         for n in (16, 32, 64, 128):
@@ -136,7 +136,7 @@ class Burgers(PeriodicEvolution):
 
 
 def cole_hopf(grid: Grid, t: float, nu: float) -> np.ndarray:
-    """Return an exact solution ``u = -2 nu phi_x / phi`` of period 1, `phi` solving ``phi_t = nu phi_xx``."""
+    """Return the exact ``u = -2 nu phi_x / phi`` of period 1, where ``phi_t = nu phi_xx``."""
     x = 2 * np.pi * (grid.axes[0].coords - grid.axes[0].lower)
     waves = ((1, 0.6, 0.4), (2, 0.25, 1.3), (3, 0.1, 2.5))
     phi, slope = np.ones_like(x), np.zeros_like(x)
@@ -181,7 +181,7 @@ class Burgers2D(PeriodicEvolution):
     quick_params: ClassVar[Mapping[str, Any]] = {
         "n_modes": 6, "viscosity": 0.05, "t_end": 0.3, "n_times": 4,
     }  # fmt: skip
-    Params: ClassVar[type[Parameters]] = Burgers2DParameters
+    Params: ClassVar[type[PeriodicParameters]] = Burgers2DParameters
     params: Burgers2DParameters
 
     def __init__(self, **params: Any) -> None:
@@ -189,7 +189,7 @@ class Burgers2D(PeriodicEvolution):
         self.field = self.fields_of()
 
     def input_specs(self) -> tuple[FieldSpec, ...]:
-        """Initial velocity `u0`."""
+        """Describe the initial velocity `u0`."""
         return (FieldSpec("u0", "initial velocity", rank=1),)
 
     def output_specs(self) -> tuple[FieldSpec, ...]:
@@ -232,16 +232,16 @@ class Burgers2D(PeriodicEvolution):
         return {"u0": u[0], "u": u}
 
     def checks(self) -> Iterable[Check]:
-        """Cole-Hopf in two dimensions: accuracy, convergence in space; order in time."""
+        """Compare with Cole-Hopf in two dimensions; orders in time and space."""
         problem = Burgers2D(viscosity=0.05)
         errors = []
-        for n in (8, 16, 32, 64):
+        for n in (8, 16, 32):
             grid = problem.grid((n, n))
             r = problem.run(cole_hopf_2d(grid, 0.0, 0.05), grid, [0.0, 0.4], rtol=1e-10)
             truth = cole_hopf_2d(grid, 0.4, 0.05)
             errors.append(float(np.linalg.norm(r.x[-1] - truth) / np.linalg.norm(truth)))
         yield at_most("Cole-Hopf at t = 0.4, relative L2 error", errors[-1], 1e-8)
-        yield order_check("order in space", [1 / 8, 1 / 16, 1 / 32, 1 / 64], errors, np.inf)
+        yield order_check("order in space", [1 / 8, 1 / 16, 1 / 32], errors, np.inf)
         grid = Grid((Axis("x", 24, periodic=True), Axis("y", 24, periodic=True)))
         yield problem.time_order(cole_hopf_2d(grid, 0.0, 0.05), grid, 0.4, (16, 32, 64))
 

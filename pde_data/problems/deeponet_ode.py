@@ -36,7 +36,7 @@ class ForcedODEParameters(Parameters):
 
     space: Literal["gaussian", "chebyshev", "power_series"] = Field(
         "gaussian",
-        description="distribution of u: Gaussian process with kernel exp(-(t - t')^2/(2 length^2)); "
+        description="distribution of u: Gaussian process, kernel exp(-(t - t')^2/(2 length^2)); "
         "or a series with coefficients uniform in [-amplitude, amplitude]",
     )
     length: float | None = Field(
@@ -69,7 +69,7 @@ class ForcedODEParameters(Parameters):
         return {**values, **missing}
 
     def function_space(self) -> FunctionSpace:
-        """Space that u is drawn from."""
+        """Return the space that u is drawn from."""
         bounds = (0.0, self.horizon)
         if self.space == "gaussian":
             assert self.length is not None and self.amplitude is not None
@@ -92,7 +92,7 @@ class PendulumParameters(ForcedODEParameters):
 
 
 def _pack(u: FunctionSample) -> np.ndarray:
-    """Parameters from which `_forcing` evaluates u."""
+    """Return parameters from which `_forcing` evaluates u."""
     space = u.space
     kind = 0.0 if isinstance(space, GaussianSpace) else 1.0 + isinstance(space, ChebyshevSpace)
     period = space.period if isinstance(space, GaussianSpace) else 1.0
@@ -179,23 +179,23 @@ class _ForcedODE(Problem):
         self.space = self.params.function_space()
 
     def outputs(self) -> tuple[str, ...]:
-        """Names of the fields to predict."""
+        """Return the names of the fields to predict."""
         return (self.states[0][0],)
 
     def constants(self) -> tuple[ScalarSpec, ...]:
-        """Constant scalars."""
+        """Return the constant scalars."""
         return ()
 
     def times(self, resolution: tuple[int, ...]) -> np.ndarray:
-        """Stored times."""
+        """Return the stored times."""
         return np.linspace(0.0, self.params.horizon, resolution[0])
 
     def sensors(self) -> np.ndarray:
-        """Points where the forcing is stored."""
+        """Return the points where the forcing is stored."""
         return np.linspace(0.0, self.params.horizon, self.params.n_sensors)
 
     def schema(self, resolution: tuple[int, ...], dtype: Dtype = "float32") -> DatasetSchema:
-        """Forcing `u` at the sensors in, states at the stored times out."""
+        """Describe: forcing `u` at the sensors in, states at the stored times out."""
         axis = ExtraAxis("sensor", tuple(self.sensors()), self.time_units, "time of the sensor")
         return DatasetSchema(
             problem=self.name,
@@ -226,7 +226,7 @@ class _ForcedODE(Problem):
         return self.space.draw(rng)
 
     def parameters(self, inputs: FunctionSample) -> np.ndarray:
-        """Parameters of the compiled right-hand side."""
+        """Return the parameters of the compiled right-hand side."""
         return _pack(inputs)
 
     def solve(
@@ -250,7 +250,7 @@ class _ForcedODE(Problem):
         return self.solvers[0]
 
     def convergence_order(self, solver: str) -> float:
-        """Infinity: the error is estimated from a run at the tightest tolerance."""
+        """Return infinity: the error is estimated from a run at the tightest tolerance."""
         return np.inf
 
     def discretization(self, solver: str, resolution: tuple[int, ...]) -> str:
@@ -263,7 +263,7 @@ class _ForcedODE(Problem):
         self, inputs: FunctionSample, solution: Solution, resolution: tuple[int, ...], *,
         solver: str, rtol: float = 1e-10,
     ) -> float:  # fmt: skip
-        """Relative L2 difference of the outputs to a DOP853 run at tolerance 1e-13."""
+        """Return the relative L2 difference of the outputs to a DOP853 run at tolerance 1e-13."""
         fine = self.solve(inputs, resolution, solver="dop853", rtol=1e-13)
         worst = 0.0
         for name in self.outputs():
@@ -285,7 +285,7 @@ class _ForcedODE(Problem):
 
 
 def _smooth(horizon: float) -> FunctionSample:
-    """A fixed forcing that steps of T/8 to T/16 resolve to 1e-10 ... 1e-13."""
+    """Return a fixed forcing that steps of T/8 to T/16 resolve to 1e-10 ... 1e-13."""
     space = GaussianSpace(0.3 * horizon, 1.0, bounds=(0.0, horizon))
     return space.draw(np.random.default_rng(6))
 
@@ -338,12 +338,12 @@ class Antiderivative(_ForcedODE):
         self, inputs: FunctionSample, solution: Solution, resolution: tuple[int, ...], *,
         solver: str, rtol: float = 1e-10,
     ) -> float:  # fmt: skip
-        """Relative L2 difference to the closed form."""
+        """Return the relative L2 difference to the closed form."""
         truth = inputs.integral(self.times(resolution))
         return float(np.linalg.norm(solution.fields["s"] - truth) / np.linalg.norm(truth))
 
     def checks(self) -> Iterable[Check]:
-        """Closed form by quadrature and by DOP853, for each input space; order 8."""
+        """Compare the closed form by quadrature and by DOP853, for each input space; order 8."""
         rng = np.random.default_rng(0)
         x, w = np.polynomial.legendre.leggauss(80)
         for kind in _DEFAULTS:
@@ -386,7 +386,7 @@ class NonlinearODE(_ForcedODE):
     equation: ClassVar[str] = r"\frac{ds}{dt} = -s^2 + u(t),\quad s(0) = 0"
 
     def checks(self) -> Iterable[Check]:
-        """Constant u > 0 has the solution ``sqrt(u) tanh(sqrt(u) t)``; order 8."""
+        """Compare with: constant u > 0 has the solution ``sqrt(u) tanh(sqrt(u) t)``; order 8."""
         horizon = self.params.horizon
         space = input_space("power_series", n_terms=1, bounds=(0.0, horizon))
         for c in (0.25, 4.0):
@@ -430,7 +430,7 @@ class GravityPendulum(_ForcedODE):
     time_units = "s"
 
     def outputs(self) -> tuple[str, ...]:
-        """Names of the fields to predict."""
+        """Return the names of the fields to predict."""
         return ("s1",) if self.params.target == "angle" else ("s1", "s2")
 
     def constants(self) -> tuple[ScalarSpec, ...]:
@@ -438,11 +438,11 @@ class GravityPendulum(_ForcedODE):
         return (ScalarSpec("k", "gravity over length", "1/s^2", self.params.k),)
 
     def parameters(self, inputs: FunctionSample) -> np.ndarray:
-        """Parameters of the compiled right-hand side."""
+        """Return the parameters of the compiled right-hand side."""
         return np.append(_pack(inputs), self.params.k)
 
     def checks(self) -> Iterable[Check]:
-        """Energy under a constant torque; period by the elliptic integral; order 8."""
+        """Check energy under a constant torque; period by the elliptic integral; order 8."""
         from scipy.special import ellipk
 
         k, horizon = self.params.k, self.params.horizon

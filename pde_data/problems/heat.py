@@ -16,7 +16,7 @@ from solvers.verify import manufactured_diffusion
 from ..fields import GaussianField, SpaceFunction, TransformedField, lognormal
 from ..hdf5.schema import BoundarySpec, FieldSpec, ScalarSpec
 from ..problem import ProblemError, Solution, register
-from ..verification import Check, at_most
+from ..verification import Check, at_most, order_check
 from ._evolution import Evolution, EvolutionParameters
 from ._evolution_checks import space_checks, time_checks
 
@@ -243,8 +243,6 @@ class Heat(Evolution):
                 )  # fmt: skip
                 errors.append(grid.norm(r.x[-1] - np.exp(-t[-1]) * v["u"]))
                 h.append(grid.spacing[0])
-            from ..verification import order_check
-
             yield order_check(f"manufactured, variable a, 2-D, {kinds}", h, errors, 2.0)
         grid = Grid((Axis("x", 33),))
         x = grid.coords[0]

@@ -13,9 +13,9 @@ from solvers.spectral import Fourier
 
 from ..fields import SpaceFunction
 from ..hdf5.schema import FieldSpec, ScalarSpec
-from ..problem import Parameters, register
+from ..problem import register
 from ..verification import Check, at_most
-from ._periodic import InitialParameters, PeriodicEvolution
+from ._periodic import InitialParameters, PeriodicEvolution, PeriodicParameters
 
 __all__ = ["KdV", "KdVParameters"]
 
@@ -65,7 +65,7 @@ class KdV(PeriodicEvolution):
     default_resolution = 128
     quick_resolution: ClassVar[int] = 64
     quick_params: ClassVar[Mapping[str, Any]] = {"t_end": 1.0, "n_times": 5, "amplitude": 0.5}
-    Params: ClassVar[type[Parameters]] = KdVParameters
+    Params: ClassVar[type[PeriodicParameters]] = KdVParameters
     params: KdVParameters
 
     def __init__(self, **params: Any) -> None:
@@ -73,7 +73,7 @@ class KdV(PeriodicEvolution):
         self.field = self.fields_of()
 
     def input_specs(self) -> tuple[FieldSpec, ...]:
-        """Initial elevation `u0`."""
+        """Describe the initial elevation `u0`."""
         return (FieldSpec("u0", "initial elevation"),)
 
     def output_specs(self) -> tuple[FieldSpec, ...]:

@@ -13,9 +13,9 @@ from solvers.spectral import Fourier
 
 from ..fields import SpaceFunction
 from ..hdf5.schema import FieldSpec, ScalarSpec
-from ..problem import Parameters, register
+from ..problem import register
 from ..verification import Check
-from ._periodic import InitialParameters, PeriodicEvolution
+from ._periodic import InitialParameters, PeriodicEvolution, PeriodicParameters
 
 __all__ = ["KuramotoSivashinsky", "KuramotoSivashinskyParameters"]
 
@@ -66,8 +66,8 @@ class KuramotoSivashinsky(PeriodicEvolution):
     -----
     Chaotic: at length 64 nearby trajectories part as ``exp(0.09 t)``, so that the default 50 time
     units lose two digits, which `time_error` and `discretization_error` include: they are distances
-    of trajectories. Beyond some 200 units errors of rounding have grown to one and a sample is right
-    as a draw of the attractor only; `horizon` then says up to where the errors hold.
+    of trajectories. Beyond some 200 units errors of rounding have grown to one and a sample is
+    right as a draw of the attractor only; `horizon` then says up to where the errors hold.
 
     References
     ----------
@@ -87,7 +87,7 @@ class KuramotoSivashinsky(PeriodicEvolution):
     quick_params: ClassVar[Mapping[str, Any]] = {
         "length": 32.0, "t_end": 5.0, "n_times": 6, "max_wave_number": 4,
     }  # fmt: skip
-    Params: ClassVar[type[Parameters]] = KuramotoSivashinskyParameters
+    Params: ClassVar[type[PeriodicParameters]] = KuramotoSivashinskyParameters
     params: KuramotoSivashinskyParameters
 
     def __init__(self, **params: Any) -> None:
@@ -95,7 +95,7 @@ class KuramotoSivashinsky(PeriodicEvolution):
         self.field = self.fields_of(mean_free=True)
 
     def input_specs(self) -> tuple[FieldSpec, ...]:
-        """Initial value `u0`."""
+        """Describe the initial value `u0`."""
         return (FieldSpec("u0", "initial value"),)
 
     def output_specs(self) -> tuple[FieldSpec, ...]:

@@ -14,7 +14,7 @@ from solvers.spectral import Fourier
 
 from ..fields import GaussianField, SpaceFunction
 from ..hdf5.schema import FieldSpec, ScalarSpec
-from ..problem import Parameters, register
+from ..problem import register
 from ..verification import Check, at_most, order_check
 from ._periodic import PeriodicEvolution, PeriodicParameters
 
@@ -95,10 +95,10 @@ class NavierStokes(PeriodicEvolution):
     -----
     The defaults are the set-up of the FNO paper [1]_ with ``nu = 1e-3`` and ``T = 50`` on 64 x 64
     points. Its text says ``N(0, 7^(3/2) (-Laplacian + 49)^(-2.5))``; the code that made its data
-    takes ``7^(3/2)`` as amplitude, not variance, draws both a sine and a cosine for each wave vector
-    and its negative, which doubles the variance, and leaves out the mean. `sigma` here follows the
-    code. The field has `n_modes` wave numbers whatever the resolution. The paper's data were computed
-    on 256 x 256 points with steps of 1e-4 of first order; these with a time error below
+    takes ``7^(3/2)`` as amplitude, not variance, draws sine and cosine for each wave vector and
+    for its negative, which doubles the variance, and leaves out the mean. `sigma` here follows the
+    code. The field has `n_modes` wave numbers whatever the resolution. The paper's data were
+    computed on 256 x 256 points with steps of 1e-4 of first order; these with a time error below
     `time_rtol`.
 
     *Errors.* `time_error` and `discretization_error` are distances of trajectories. At
@@ -125,7 +125,7 @@ class NavierStokes(PeriodicEvolution):
     default_resolution = 64
     quick_resolution: ClassVar[int] = 32
     quick_params: ClassVar[Mapping[str, Any]] = {"t_end": 2.0, "n_times": 5, "n_modes": 8}
-    Params: ClassVar[type[Parameters]] = NavierStokesParameters
+    Params: ClassVar[type[PeriodicParameters]] = NavierStokesParameters
     params: NavierStokesParameters
 
     def __init__(self, **params: Any) -> None:
@@ -137,7 +137,7 @@ class NavierStokes(PeriodicEvolution):
         )  # fmt: skip
 
     def input_specs(self) -> tuple[FieldSpec, ...]:
-        """Initial vorticity `w0`."""
+        """Describe the initial vorticity `w0`."""
         return (FieldSpec("w0", "initial vorticity"),)
 
     def output_specs(self) -> tuple[FieldSpec, ...]:

@@ -69,11 +69,11 @@ class ODEFamily:
 
     @property
     def dim(self) -> int:
-        """Number of states."""
+        """Return the number of states."""
         return len(self.states)
 
     def environments(self, n: int | None, kind: str, spread: float) -> np.ndarray:
-        """Parameter sets, one row an environment: a regular grid, not rounded.
+        """Return the parameter sets, one row an environment: a regular grid, not rounded.
 
         Raises
         ------
@@ -94,9 +94,7 @@ class ODEFamily:
                 )
             k = n // len(self.blocks)
             return np.concatenate([np.linspace(a, b, k) for a, b in self.blocks])[:, None]
-        ranges = self.ranges or tuple(
-            tuple(sorted((c * (1 - spread), c * (1 + spread)))) for c in self.values
-        )
+        ranges = self.ranges or tuple((c * (1 - spread), c * (1 + spread)) for c in self.values)
         side = round(n ** (1 / len(ranges)))
         if side ** len(ranges) != n:
             raise ProblemError(
@@ -180,7 +178,7 @@ _GROUPS = {"odebench": tuple(f.name for f in _ODEBENCH)}
 
 @compiled_rhs
 def _rhs(t: float, y: np.ndarray, p: np.ndarray, out: np.ndarray) -> None:
-    """Derivative of any family: ``p = (position in FAMILIES, parameters...)``."""
+    """Write the derivative of any family: ``p = (position in FAMILIES, parameters...)``."""
     family, c0 = int(p[0]), p[1]
     if family == 0:
         out[0], out[1] = y[1], -c0 * y[0]
@@ -278,7 +276,7 @@ class ODEFamiliesParameters(Parameters):
 
     @property
     def chosen(self) -> tuple[ODEFamily, ...]:
-        """The families themselves."""
+        """Return the families themselves."""
         return tuple(FAMILIES[_NAMES.index(n)] for n in self.families)
 
 
@@ -372,18 +370,18 @@ class ODEFamilies(Problem):
         )
 
     def times(self, family: ODEFamily, n: int) -> np.ndarray:
-        """Stored times of a family."""
+        """Return the stored times of a family."""
         horizon = self.params.horizon or family.horizon
         return horizon * np.arange(n) / (n - 1 if family.closed else n)
 
     def parameter_names(self) -> tuple[str, ...]:
-        """Names of the scalars that hold the parameters."""
+        """Return the names of the scalars that hold the parameters."""
         if len(self.families) == 1:
             return self.families[0].parameters
         return ("c0", "c1")[: max(len(f.parameters) for f in self.families)]
 
     def schema(self, resolution: tuple[int, ...], dtype: Dtype = "float32") -> DatasetSchema:
-        """Initial state in, trajectory out."""
+        """Describe: initial state in, trajectory out."""
         (n,) = resolution
         names = {f.states for f in self.families}
         labels = names.pop() if len(names) == 1 else self.families[0].states
@@ -462,11 +460,11 @@ class ODEFamilies(Problem):
         )
 
     def choose_solver(self, resolution: tuple[int, ...]) -> str:
-        """DOP853: none of the families is stiff."""
+        """Choose DOP853: none of the families is stiff."""
         return "dop853"
 
     def convergence_order(self, solver: str) -> float:
-        """Infinity: the error is estimated from a run at the tightest tolerance."""
+        """Return infinity: the error is estimated from a run at the tightest tolerance."""
         return np.inf
 
     def discretization(self, solver: str, resolution: tuple[int, ...]) -> str:
@@ -479,13 +477,13 @@ class ODEFamilies(Problem):
         self, inputs: _Trajectory, solution: Solution, resolution: tuple[int, ...], *, solver: str,
         rtol: float = 1e-10,
     ) -> float:  # fmt: skip
-        """Relative L2 difference of the trajectory to a DOP853 run at tolerance 1e-13."""
+        """Return the relative L2 difference to a DOP853 run at tolerance 1e-13."""
         truth = self.solve(inputs, resolution, solver="dop853", rtol=1e-13).fields["trajectory"]
         e = np.linalg.norm(solution.fields["trajectory"] - truth) / np.linalg.norm(truth)
         return float(e)
 
     def checks(self) -> Iterable[Check]:
-        """Closed forms, invariants, order 8, and scipy's DOP853 on every family."""
+        """Compare with closed forms, invariants, order 8, and scipy's DOP853 on every family."""
         t = np.linspace(0.0, 10.0, 41)
         for solver in self.solvers:
             r = _integrate("harmonic_oscillator", (2.1,), (0.4, -0.03), t, solver)
@@ -528,7 +526,7 @@ def _integrate(
 
 
 def reference_rhs(family: int, parameters: tuple[float, ...]) -> Callable[..., list[float]]:
-    """Right-hand side as plain Python."""
+    """Return the right-hand side as plain Python."""
     p = np.array([family, *parameters], np.float64)
 
     def f(t: float, y: np.ndarray) -> list[float]:
@@ -540,7 +538,7 @@ def reference_rhs(family: int, parameters: tuple[float, ...]) -> Callable[..., l
 
 
 def family_error(family: ODEFamily, index: int, *, rtol: float = 1e-10) -> float:
-    """Largest difference, one trajectory, to scipy's `solve_ivp` (DOP853, rtol 1e-11)."""
+    """Return the largest difference to scipy's `solve_ivp` (DOP853, rtol 1e-11)."""
     from scipy.integrate import solve_ivp
 
     parameters = tuple(map(float, family.environments(None, "training", 0.1)[0]))

@@ -113,12 +113,13 @@ class Poisson(BoxProblem):
     *Sides*: ``u = g``, ``du/dn = g``, ``du/dn + kappa u = g``, or periodic; ``g = 0`` unless
     `boundary_data` is random. Then `g` is an input defined in the whole box, of which only the
     trace counts, and the file states no conditions, since models would take their values for known.
-    With Neumann or periodic sides the mean of `f` over the grid is taken off, and `u` has mean zero.
+    With Neumann or periodic sides the mean of `f` on the grid is taken off, and `u` has mean zero.
 
     *Accuracy*: second order. With ``source="sine_sum"`` and Dirichlet sides the exact solution is a
     sum of the same waves (`inverse_laplacian`), to which `checks` compares. The CNO set [1]_ is
     ``source="sine_sum", n_modes=16, amplitude=pi/256``; the sign of its exponent is not clear from
-    the text: ``decay=0.5`` damps the coefficients of `f` by ``1/|k|``, ``decay=-0.5`` lets them grow.
+    the text: ``decay=0.5`` damps the coefficients of `f` by ``1/|k|``, ``decay=-0.5`` lets them
+    grow.
 
     References
     ----------

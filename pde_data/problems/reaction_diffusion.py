@@ -13,7 +13,7 @@ from solvers.spectral import Fourier
 
 from ..fields import GaussianField, SpaceFunction, TransformedField
 from ..hdf5.schema import FieldSpec, ScalarSpec
-from ..problem import Parameters, register
+from ..problem import register
 from ..verification import Check, at_most
 from ._periodic import PeriodicEvolution, PeriodicParameters
 
@@ -73,7 +73,7 @@ class _TwoSpecies(PeriodicEvolution):
         ).normalized(getattr(p, "std", 1.0))  # fmt: skip
 
     def input_specs(self) -> tuple[FieldSpec, ...]:
-        """Initial values `u0`, `v0`."""
+        """Describe the initial values `u0`, `v0`."""
         return tuple(
             FieldSpec(f"{n}0", f"initial {s}") for n, s in zip("uv", self.species, strict=True)
         )
@@ -163,7 +163,7 @@ class FitzHughNagumo(_TwoSpecies):
     species: ClassVar[tuple[str, str]] = ("activator", "inhibitor")
     quick_resolution: ClassVar[int] = 32
     quick_params: ClassVar[Mapping[str, Any]] = {"t_end": 1.0, "n_times": 5, "n_modes": 8}
-    Params: ClassVar[type[Parameters]] = FitzHughNagumoParameters
+    Params: ClassVar[type[PeriodicParameters]] = FitzHughNagumoParameters
 
     def constants(self) -> tuple[ScalarSpec, ...]:
         """Coefficients."""
@@ -249,7 +249,7 @@ class GrayScott(_TwoSpecies):
     quick_params: ClassVar[Mapping[str, Any]] = {
         "t_end": 50.0, "n_times": 4, "length": 0.5, "n_modes": 4,
     }  # fmt: skip
-    Params: ClassVar[type[Parameters]] = GrayScottParameters
+    Params: ClassVar[type[PeriodicParameters]] = GrayScottParameters
 
     def constants(self) -> tuple[ScalarSpec, ...]:
         """Coefficients."""
@@ -305,5 +305,8 @@ class GrayScott(_TwoSpecies):
         problem = GrayScott(length=0.5, t_end=200.0, n_times=3, n_modes=4)
         inputs = problem.sample(np.random.default_rng(0))
         yield from problem.reference_error(inputs, 32, limit=1e-2)
-        grid = problem.grid((32, 32))
-        yield problem.time_order(problem.initial(inputs, grid), grid, 50.0, (25, 50, 100))
+        line = GrayScott(dim=1, length=0.5)
+        grid = line.grid((32,))
+        bump = 0.1 * np.cos(4 * np.pi * grid.axes[0].coords)
+        u0 = np.stack([0.6 - bump, 0.25 + bump])
+        yield line.time_order(u0, grid, 50.0, (100, 200, 400))

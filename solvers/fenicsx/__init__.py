@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._runtime import communicator
     from .conduction import Diffusion, Heat
     from .diffusion import solve_diffusion_fenicsx
     from .flow import NavierStokes, Stokes
@@ -40,6 +41,7 @@ _MODULES = {
     "channel": "geometry",
     "circle": "geometry",
     "closed_curve": "geometry",
+    "communicator": "_runtime",
     "kirsch_stress": "solid",
     "l_shape": "geometry",
     "lame": "solid",
@@ -66,6 +68,7 @@ __all__ = [
     "channel",
     "circle",
     "closed_curve",
+    "communicator",
     "kirsch_stress",
     "l_shape",
     "lame",

@@ -165,6 +165,28 @@ class FemMesh:
         """All cells."""
         return np.arange(len(self.cells), dtype=np.int32)
 
+    def boundary_integral(self, u: np.ndarray, part: str) -> np.ndarray:
+        """Integral over a part of the boundary of a P2 function (nodes, ...): Simpson's rule."""
+        a, b, middle, _ = self._sides(part)
+        length = np.linalg.norm(self.points[b] - self.points[a], axis=1)
+        return np.einsum("k,k...->...", length / 6, u[a] + 4 * u[middle] + u[b])
+
+    def boundary_flux(self, u: np.ndarray, part: str) -> float:
+        """Integral of the outward normal component of a P2 vector field (nodes, 2)."""
+        a, b, middle, normal = self._sides(part)
+        return float(((u[a] + 4 * u[middle] + u[b]) * normal).sum() / 6)
+
+    def _sides(self, part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Nodes at ends and middles of the facets of a part, and outward normals times length."""
+        facets = self.part(part)
+        a, b = self._facets[facets].T
+        edge = self.points[b] - self.points[a]
+        normal = np.stack([edge[:, 1], -edge[:, 0]], axis=1)
+        cell, corner = self._facet_entities[facets].T  # facets of a loop run either way
+        third = self.points[self.cells[self.order[cell], corner]]
+        sign = np.sign((normal * (self.points[a] - third)).sum(axis=1))
+        return a, b, len(self.points) + self._facet_edges[facets], sign[:, None] * normal
+
     # -- data ----------------------------------------------------------------------------
 
     def quadrature(self, degree: int) -> tuple[np.ndarray, np.ndarray]:
@@ -422,13 +444,16 @@ def bind(
     constants: Mapping[Any, Any] | None = None,
     part: str | None = None,
 ) -> Any:
-    """Give a compiled form its mesh, spaces and data; over a part of the boundary, or the cells."""
+    """Give a compiled form its mesh, spaces and data.
+
+    Forms on the boundary are integrals over ``ds(1)``: those over ``ds`` take all of it.
+    """
     from dolfinx import fem
 
     if part is None:
         domains = {fem.IntegralType.cell: [(-1, mesh.cell_entities())]}
     else:
-        domains = {fem.IntegralType.exterior_facet: [(-1, mesh.part_entities(part))]}
+        domains = {fem.IntegralType.exterior_facet: [(1, mesh.part_entities(part))]}
     return fem.create_form(
         compiled, spaces, mesh.mesh, domains, dict(coefficients or {}), dict(constants or {})
     )

@@ -41,7 +41,7 @@ def _form(kind: str, degree: int) -> tuple[Any, Any]:
     u, v = ufl.TrialFunction(space), ufl.TestFunction(space)
     q = 2 * degree
     dx = ufl.dx(metadata={"quadrature_degree": q, "quadrature_rule": "default"})
-    ds = ufl.ds(metadata={"quadrature_degree": 2 * degree + 1})
+    ds = ufl.ds(1, metadata={"quadrature_degree": 2 * degree + 1})
     if kind == "stiffness":
         a = ufl.Coefficient(abstract_space("Q", q))
         form = a * ufl.inner(ufl.grad(u), ufl.grad(v)) * dx
@@ -327,20 +327,20 @@ class Diffusion:
             info={"degree": self.degree, "dofs": len(x), "cells": len(self.mesh.cells)},
         )  # fmt: skip
 
-    def boundary_flux(
-        self, u: np.ndarray, a: Data, part: str, *, f: Data = 0.0, reaction: Data | None = None
-    ) -> float:
-        """Flux out of the domain through a part with Dirichlet values, ``-int a du/dn``.
+    def reactions(
+        self, u: np.ndarray, a: Data, f: Data = 0.0, *, reaction: Data | None = None
+    ) -> np.ndarray:
+        """Flux into the domain that the Dirichlet values at each node make, shape (nodes,).
 
-        From the equations of its nodes, so that the fluxes over all parts and the source balance to
-        rounding. Nodes shared with other parts count as this one's.
+        The equations of the nodes, less the source: 0 at nodes that are free. The sum over a part
+        of the boundary is the flux through it, ``int a du/dn``, and converges twice as fast as the
+        derivative; all of them and the source balance to rounding.
         """
         self._set_coefficient(a)
         b = self._assemble(f, {}, {}, reaction)
         x = np.empty(len(self._dofs))
         x[self._dofs] = u
-        r = b - self._matrix.to_scipy() @ x
-        return float(r[self._dofs[self.mesh.part_nodes(part, self.degree)]].sum())
+        return (self._matrix.to_scipy() @ x - b)[self._dofs]
 
     def errors(
         self,

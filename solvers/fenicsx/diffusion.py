@@ -4,7 +4,8 @@ Find `u` in the space of continuous piecewise polynomials with the given Dirichl
 
     int a grad u . grad v + c u v dx = int f v dx + sum_sides int g v ds     for all v,
 
-with `g` the outward flux ``a du/dn`` on Neumann sides. Mesh, spaces, compiled forms and what the
+with `g` the outward flux ``a du/dn`` on Neumann sides; a Robin side ``alpha u + beta a du/dn = g``
+adds ``int (alpha u - g) / beta v ds`` to the left. Mesh, spaces, compiled forms and what the
 solver can know before it sees the coefficient (symbolic factorization, multigrid interpolation) are
 kept for the grids used last.
 
@@ -23,7 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..finite_volume import check_field, face_values
+from ..finite_volume import check_field, face_values, robin_values
 from ..grids import Boundary, Grid, normalize_boundary
 from ..names import check_name
 from ..result import SolverDidNotConverge, SolveResult
@@ -35,7 +36,7 @@ __all__ = ["CHOLESKY_MAX_DOFS", "choose_algebra", "clear_cache", "solve_diffusio
 Function = Callable[[np.ndarray], np.ndarray]
 #: Values at the grid's points, or a function of the coordinates.
 Data = float | np.ndarray | Function
-SideValues = float | Function | Mapping[tuple[int, int], Data]
+SideValues = float | Function | Mapping[tuple[int, int], Any]
 
 #: Up to so many degrees of freedom a factorization is the faster one, by dimension. Measured on one
 #: core, symbolic analysis reused: in 2-D they break even near 513² (the factorization earlier ahead
@@ -92,10 +93,11 @@ def solve_diffusion_fenicsx(
     grid : Grid
         Node axes, none periodic.
     boundary : str or sequence
-        ``"dirichlet"`` or ``"neumann"``, see `solvers.grids.normalize_boundary`.
+        ``"dirichlet"``, ``"neumann"`` or ``"robin"``, see `solvers.grids.normalize_boundary`.
     boundary_values : float, callable, or mapping ``(axis, side) -> value``
         Dirichlet values, or outward fluxes ``a du/dn`` on Neumann sides; 0 for sides left out. A
-        value is a number, an array in the shape of the face, or a callable. Where Dirichlet sides
+        value is a number, an array in the shape of the face, or a callable; on Robin sides
+        ``(alpha, beta, g)`` of three such, see `solvers.finite_volume.Robin`. Where Dirichlet sides
         meet, the later axis (then the upper side) wins.
     reaction : float, ndarray or callable, optional
         ``c >= 0``.
@@ -173,7 +175,10 @@ def solve_diffusion_fenicsx(
             data["reaction"] = c
     sides = _check_sides(boundary_values, grid, bc)
     nodal = not any(map(callable, data.values())) and not any(
-        callable(v) for key, v in sides.items() if bc[key[0]][key[1]] == "neumann"
+        callable(v)
+        for key, value in sides.items()
+        if bc[key[0]][key[1]] != "dirichlet"
+        for v in (value if isinstance(value, tuple) else (value,))
     )
 
     require_dolfinx()
@@ -222,8 +227,8 @@ def _check_grid(boundary: str | tuple | list, grid: Grid) -> Boundary:
     for axis in grid.axes:
         if axis.periodic:
             raise ValueError(
-                f"axis {axis.name!r} is periodic, solver 'fenicsx' has Dirichlet and Neumann sides "
-                "only: use solver 'structured', 'pyamg' or 'direct'"
+                f"axis {axis.name!r} is periodic, solver 'fenicsx' has no periodic sides: "
+                "use solver 'structured', 'pyamg' or 'direct'"
             )
         if axis.location != "node":
             raise ValueError(
@@ -232,15 +237,18 @@ def _check_grid(boundary: str | tuple | list, grid: Grid) -> Boundary:
             )
     for pair in (kinds := normalize_boundary(boundary, grid)):
         for kind in pair:
-            check_name("boundary", kind, ("dirichlet", "neumann"))
+            check_name("boundary", kind, ("dirichlet", "neumann", "robin"))
     return kinds
 
 
 def _check_sides(
     boundary_values: SideValues, grid: Grid, boundary: Boundary
-) -> dict[tuple[int, int], np.ndarray | Function]:
-    """Array in the face's shape, or callable, for every side."""
-    sides: dict[tuple[int, int], np.ndarray | Function] = {}
+) -> dict[tuple[int, int], Any]:
+    """Array in the face's shape, or callable, for every side; on Robin sides a pair of them.
+
+    The pair is ``alpha / beta`` and ``g / beta``.
+    """
+    sides: dict[tuple[int, int], Any] = {}
     numbers: Any = boundary_values
     if isinstance(boundary_values, Mapping):
         sides = {key: v for key, v in boundary_values.items() if callable(v)}
@@ -250,9 +258,23 @@ def _check_sides(
         numbers = 0.0
     for k in range(grid.dim):
         for side in (0, 1):
+            if boundary[k][side] == "robin":
+                given = numbers.get((k, side)) if isinstance(numbers, Mapping) else None
+                if isinstance(given, tuple) and len(given) == 3 and any(map(callable, given)):
+                    alpha, beta, g = given
+                    sides[k, side] = (_quotient(alpha, beta), _quotient(g, beta))
+                else:
+                    alpha, beta, g = robin_values(numbers, grid, k, side)
+                    sides[k, side] = (alpha / beta, g / beta)
+                continue
             array = face_values(numbers, grid, k, side)  # checks the keys, too
             sides.setdefault((k, side), array)
     return sides
+
+
+def _quotient(a: float | Function, b: float | Function) -> Function:
+    """Quotient of functions of the coordinates, or of numbers."""
+    return lambda x: np.divide(a(x) if callable(a) else a, b(x) if callable(b) else b)
 
 
 def _imbalance(f: Any, sides: Mapping[tuple[int, int], Any], grid: Grid) -> tuple[float, float]:
@@ -369,7 +391,9 @@ class _Discretization:
         ]
         self.mesh.topology.create_connectivity(dim - 1, dim)
         fixed: dict[tuple[int, int], np.ndarray] = {}
-        neumann: list[tuple[int, int]] = []
+        neumann: list[tuple[int, int]] = []  # and Robin, both have a flux
+        self.transfer: dict[tuple[int, int], Any] = {}  # alpha / beta on Robin sides
+        losses: list[Any] = []
         self.side_dofs: dict[tuple[int, int], np.ndarray] = {}
         for k, pair in enumerate(boundary):
             for side, name in enumerate(pair):
@@ -385,15 +409,21 @@ class _Discretization:
                 else:
                     neumann.append((k, side))
                     forms.append(self.g * v * over("ds", degree + data_degree, facets))
-        self.stiffness, self.mass, self.load, *fluxes = compile_forms(forms, comm=comm)
-        self.flux = dict(zip(neumann, fluxes, strict=True))
+                if name == "robin":
+                    self.transfer[k, side] = fem.Function(self.W)
+                    ds = over("ds", 2 * degree + data_degree, facets)
+                    losses.append(self.transfer[k, side] * u * v * ds)
+        forms += losses
+        self.stiffness, self.mass, self.load, *others = compile_forms(forms, comm=comm)
+        self.flux = dict(zip(neumann, others, strict=False))
+        self.loss = others[len(neumann) :]
 
         self.fixed = np.unique(np.concatenate([np.empty(0, np.int32), *fixed.values()]))
         n_fixed = self._sum(int(np.count_nonzero(self.fixed < self.owned)))
         if n_fixed == self.dofs:
             raise ValueError(f"a grid of shape {grid.shape} leaves no unknown: need more points")
         self.has_fixed = n_fixed > 0
-        self.singular = not self.has_fixed and not has_reaction
+        self.singular = not self.has_fixed and not has_reaction and not self.loss
         zero = fem.Function(self.V)
         self.bcs = [fem.dirichletbc(zero, self.fixed.astype(np.int32))] if self.has_fixed else []
 
@@ -543,11 +573,23 @@ class _Discretization:
             for key in sorted(sides):  # the later axis and side win
                 if self.boundary[key[0]][key[1]] == "dirichlet":
                     lift[self.side_dofs[key]] = self._side(key, sides[key], self.V)
-                elif _is_nonzero(sides[key]):
-                    fluxes[key] = self._side(key, sides[key], self.W)
+                    continue
+                value = sides[key]
+                if isinstance(value, tuple):
+                    transfer = self._side(key, value[0], self.W)
+                    if np.any(transfer < 0):
+                        raise ValueError(f"boundary_values{list(key)}: alpha / beta is negative")
+                    self.transfer[key].x.array[self.side_dofs[key]] = transfer
+                    value = value[1]
+                if _is_nonzero(value):
+                    fluxes[key] = self._side(key, value, self.W)
         except ValueError as e:
             problem = str(e)
         agree(self.comm, problem)
+        if self.loss and not self.has_fixed and not self.has_reaction:
+            total = sum(float(t.x.array.sum()) for t in self.transfer.values())
+            if not self._sum(total) > 0:
+                raise ValueError("alpha is 0 on all Robin sides: make them 'neumann' sides")
         rhs = self.work.x.array
         rhs[:] = 0.0
         assemble_vector(rhs, self.load)
@@ -562,12 +604,14 @@ class _Discretization:
         self.b.getArray()[:] = rhs[: self.owned]
 
         self.A.zeroEntries()
-        if self.has_reaction:
-            assemble_matrix(self.A, self.mass, self.bcs, diag=0.0)
+        forms = self._bilinear()
+        for form in forms:  # the first one fills the whole pattern, the last one sets the diagonal
+            assemble_matrix(self.A, form, self.bcs, diag=1.0 if form is forms[-1] else 0.0)
             self.A.assemble()
-        assemble_matrix(self.A, self.stiffness, self.bcs, diag=1.0)
-        self.A.assemble()
         return lift[: self.owned]
+
+    def _bilinear(self) -> list[Any]:
+        return [self.stiffness, *([self.mass] if self.has_reaction else []), *self.loss]
 
     def _lift(self, rhs: np.ndarray, lift: np.ndarray) -> None:
         from dolfinx import fem
@@ -575,7 +619,7 @@ class _Discretization:
         values = fem.Function(self.V)
         values.x.array[:] = lift
         bc = [fem.dirichletbc(values, self.fixed.astype(np.int32))]
-        forms = [self.stiffness, self.mass] if self.has_reaction else [self.stiffness]
+        forms = self._bilinear()
         fem.apply_lifting(rhs, forms, [bc] * len(forms))
 
     def imbalance(self) -> tuple[float, float]:
@@ -625,7 +669,9 @@ class _Discretization:
         self.ksp[algebra] = ksp
         self.a.x.array[:] = 1.0
         self.c.x.array[:] = 0.0 if self.has_fixed else 1.0
-        self.assemble({})
+        shape = self.grid.shape
+        ones = {(k, s): np.ones(shape[:k] + shape[k + 1 :]) for k, s in self.transfer}
+        self.assemble({key: (one, 0.0) for key, one in ones.items()})
         ksp.setOperators(self._operator(algebra))
         ksp.setUp()
         for key in options:

@@ -44,7 +44,7 @@ def _form(kind: str) -> tuple[Any, tuple[Any, ...], tuple[Any, ...]]:
         form = ufl.inner(f, v) * dx(metadata={"quadrature_degree": _Q, "quadrature_rule": "default"})
     elif kind == "traction":
         g = ufl.Coefficient(abstract_space("P", 2, (2,)))
-        symbols, form = (g,), ufl.inner(g, v) * ufl.ds
+        symbols, form = (g,), ufl.inner(g, v) * ufl.ds(1)
     else:
         w = ufl.Coefficient(space)
         symbols, state = (w,), ufl.split(w)[0]
@@ -209,18 +209,7 @@ class _Flow:
 
     def flow_rate(self, x: np.ndarray, part: str) -> float:
         """Volume leaving through a part a time and depth, ``int u . n``: Simpson's rule, exact."""
-        m = self.mesh
-        facets = m.part(part)
-        a, b = m._facets[facets].T
-        middle = len(m.points) + m._facet_edges[facets]
-        mean = (x[a, :2] + 4 * x[middle, :2] + x[b, :2]) / 6
-        edge = m.points[b] - m.points[a]
-        normal = np.stack([edge[:, 1], -edge[:, 0]], axis=1)
-        # facets of a loop run either way: outward is away from the third corner
-        cell = m.order[m._facet_entities[facets, 0]]
-        third = m.points[m.cells[cell, m._facet_entities[facets, 1]]]
-        outward = np.sign((normal * (m.points[a] - third)).sum(axis=1))
-        return float((outward * (mean * normal).sum(axis=1)).sum())
+        return self.mesh.boundary_flux(x[:, :2], part)
 
     def divergence(self, x: np.ndarray) -> float:
         """L2 norm of ``div u``, relative to that of ``grad u``."""

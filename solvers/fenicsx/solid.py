@@ -63,7 +63,7 @@ def _form(kind: str) -> tuple[Any, tuple[Any, ...]]:
         form, data = ufl.inner(f, v) * dx, (f,)
     elif kind == "traction":
         g = ufl.Coefficient(abstract_space("P", 2, (2,)))
-        form, data = ufl.inner(g, v) * ufl.ds(metadata={"quadrature_degree": 5}), (g,)
+        form, data = ufl.inner(g, v) * ufl.ds(1, metadata={"quadrature_degree": 5}), (g,)
     else:  # "residual", "tangent" of the neo-Hookean solid
         w = ufl.Coefficient(space)
         F = ufl.Identity(2) + ufl.grad(w)

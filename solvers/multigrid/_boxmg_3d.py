@@ -54,11 +54,11 @@ def _tables():
     edges = np.full((8, 360, 3), -1, dtype=np.int64)
     for coarsened in range(8):
         n = 0
-        for p in range(27):
-            at = [p // 9, p // 3 % 3, p % 3]
-            if any(at[axis] == 1 and not coarsened & bits[axis] for axis in range(3)):
-                continue
-            for q, offset in enumerate(OFFSETS):
+        for q, offset in enumerate(OFFSETS):  # those of the finest level first
+            for p in range(27):
+                at = [p // 9, p // 3 % 3, p % 3]
+                if any(at[axis] == 1 and not coarsened & bits[axis] for axis in range(3)):
+                    continue
                 to, fits = [], True
                 for axis, d in enumerate(offset):
                     t = at[axis] + int(d) * (1 if coarsened & bits[axis] else 2)
@@ -160,6 +160,42 @@ def neighbor(i, d, m, per):
 
 
 @jit
+def rank_one(A, x, v):
+    """``A += x v v^T``, 8 x 8; written out, so that it becomes vector instructions."""
+    v0, v1, v2, v3, v4, v5, v6, v7 = v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]
+    for a in range(8):
+        y = x * v[a]
+        if y != 0.0:
+            A[a, 0] += y * v0
+            A[a, 1] += y * v1
+            A[a, 2] += y * v2
+            A[a, 3] += y * v3
+            A[a, 4] += y * v4
+            A[a, 5] += y * v5
+            A[a, 6] += y * v6
+            A[a, 7] += y * v7
+
+
+@jit
+def is_held(op, i, j, k, m, per, subset):
+    """Whether a point has couplings to both sides along every axis of the subset."""
+    below, above = 0, 0
+    for q in range(op.shape[0] - 2):
+        up = op[2 + q, i, j, k] != 0.0
+        ii = neighbor(i, -OFFSETS[q, 0], m[0], per[0])
+        jj = neighbor(j, -OFFSETS[q, 1], m[1], per[1])
+        kk = neighbor(k, -OFFSETS[q, 2], m[2], per[2])
+        down = ii >= 0 and jj >= 0 and kk >= 0 and op[2 + q, ii, jj, kk] != 0.0
+        for axis in range(3):
+            d = OFFSETS[q, axis]
+            if (up and d > 0) or (down and d < 0):
+                above |= 4 >> axis
+            if (up and d < 0) or (down and d > 0):
+                below |= 4 >> axis
+    return below & above & subset == subset
+
+
+@jit
 def coarsen(op, per, f0, f1, f2, c0, c1, c2, coarsened, sizes, weights):
     """Galerkin product and, into `weights`, the interpolation it was made with."""
     nq = op.shape[0] - 2
@@ -168,14 +204,16 @@ def coarsen(op, per, f0, f1, f2, c0, c1, c2, coarsened, sizes, weights):
     W, A, v = np.zeros((27, 8)), np.zeros((8, 8)), np.zeros(8)
     index, exists = np.zeros((27, 3), dtype=np.int64), np.zeros(27, dtype=np.bool_)
     corner, has = np.zeros((8, 3), dtype=np.int64), np.zeros(8, dtype=np.bool_)
-    side = np.zeros((3, 2))
     for I in range(f0.shape[0]):
         for J in range(f1.shape[0]):
             for K in range(f2.shape[0]):
+                inside = True
                 for p in range(27):
                     index[p, 0], index[p, 1] = f0[I, p // 9], f1[J, p // 3 % 3]
                     index[p, 2] = f2[K, p % 3]
                     exists[p] = index[p, 0] >= 0 and index[p, 1] >= 0 and index[p, 2] >= 0
+                    if p == 0 or p == 26:
+                        inside &= exists[p]
                 W[:] = 0.0
                 for a in range(8):
                     b0, b1, b2 = a >> 2, a >> 1 & 1, a & 1
@@ -195,7 +233,6 @@ def coarsen(op, per, f0, f1, f2, c0, c1, c2, coarsened, sizes, weights):
                     subset = SUBSETS[s]
                     if subset & ~coarsened:
                         continue
-                    s0, s1, s2 = subset >> 2, subset >> 1 & 1, subset & 1
                     for n in range(8):
                         p = POINTS[subset, n]
                         if p < 0:
@@ -203,42 +240,29 @@ def coarsen(op, per, f0, f1, f2, c0, c1, c2, coarsened, sizes, weights):
                         if not exists[p]:
                             continue
                         i, j, k = index[p, 0], index[p, 1], index[p, 2]
-                        side[:] = 0.0
                         total = 0.0
                         w = W[p]
                         for q in range(nq):
                             step = STEP[subset, q]
                             if step == 0:
                                 continue
-                            o0, o1, o2 = OFFSETS[q, 0], OFFSETS[q, 1], OFFSETS[q, 2]
-                            for up in range(2):
-                                if up:
-                                    x = op[2 + q, i, j, k]
-                                else:
-                                    ii = neighbor(i, -o0, m[0], per[0])
-                                    jj = neighbor(j, -o1, m[1], per[1])
-                                    kk = neighbor(k, -o2, m[2], per[2])
-                                    if ii < 0 or jj < 0 or kk < 0:
-                                        continue
-                                    x = op[2 + q, ii, jj, kk]
-                                if x == 0.0:
-                                    continue
-                                sign = 1 if up else -1
-                                other = W[p + sign * step]
-                                for a in range(8):
-                                    w[a] += x * other[a]
+                            x = op[2 + q, i, j, k]
+                            if x != 0.0:
                                 total += x
-                                if o0 != 0:
-                                    side[0, (sign * o0 + 1) // 2] += x
-                                if o1 != 0:
-                                    side[1, (sign * o1 + 1) // 2] += x
-                                if o2 != 0:
-                                    side[2, (sign * o2 + 1) // 2] += x
-                        open_ = subset == 7
-                        open_ |= s0 == 1 and (side[0, 0] == 0.0 or side[0, 1] == 0.0)
-                        open_ |= s1 == 1 and (side[1, 0] == 0.0 or side[1, 1] == 0.0)
-                        open_ |= s2 == 1 and (side[2, 0] == 0.0 or side[2, 1] == 0.0)
-                        if open_:
+                                for a in range(8):
+                                    w[a] += x * W[p + step, a]
+                            ii = neighbor(i, -OFFSETS[q, 0], m[0], per[0])
+                            jj = neighbor(j, -OFFSETS[q, 1], m[1], per[1])
+                            kk = neighbor(k, -OFFSETS[q, 2], m[2], per[2])
+                            if ii < 0 or jj < 0 or kk < 0:
+                                continue
+                            x = op[2 + q, ii, jj, kk]
+                            if x != 0.0:
+                                total += x
+                                for a in range(8):
+                                    w[a] += x * W[p - step, a]
+                        # Not held on all sides: a wall (or its absence) and the reaction count
+                        if subset == 7 or not (inside or is_held(op, i, j, k, m, per, subset)):
                             total += max(op[1, i, j, k], 0.0)
                         scale = 1.0 / total if total > 0.0 else 0.0
                         for a in range(8):
@@ -263,27 +287,22 @@ def coarsen(op, per, f0, f1, f2, c0, c1, c2, coarsened, sizes, weights):
                     pattern &= 6
                 for e in range(EDGES.shape[1]):
                     p, r, q = EDGES[pattern, e, 0], EDGES[pattern, e, 1], EDGES[pattern, e, 2]
-                    if p < 0:
+                    if p < 0 or q >= nq:
                         break
-                    if q >= nq or not (exists[p] and exists[r]):
+                    if not (exists[p] and exists[r]):
                         continue
                     x = op[2 + q, index[p, 0], index[p, 1], index[p, 2]]
                     if x == 0.0:
                         continue
                     for a in range(8):
                         v[a] = W[p, a] - W[r, a]
-                    for a in range(8):
-                        xa = x * v[a]
-                        for b in range(8):
-                            A[a, b] += xa * v[b]
-                for p in range(27):
-                    if exists[p] and p // 9 < 2 and p // 3 % 3 < 2 and p % 3 < 2:
+                    rank_one(A, x, v)
+                for n in range(8):
+                    p = 9 * (n >> 2) + 3 * (n >> 1 & 1) + (n & 1)
+                    if exists[p]:
                         x = op[1, index[p, 0], index[p, 1], index[p, 2]]
                         if x != 0.0:
-                            for a in range(8):
-                                xa = x * W[p, a]
-                                for b in range(8):
-                                    A[a, b] += xa * W[p, b]
+                            rank_one(A, x, W[p])
                 for a in range(8):
                     if has[a]:
                         row = 0.0
@@ -489,18 +508,36 @@ def gs_backward(level, t, per):
 
 @jit
 def residual(level, t, per):
+    """Residual after `gs_forward`: what it did not see, couplings to points later in its order."""
     m0, m1, m2 = level.shape[1] - 2, level.shape[2] - 2, level.shape[3] - 2
-    u, b, r, z, c = level[U], level[B], level[R], level[K0], level[K0:]
+    u, r, z, c = level[U], level[R], level[K0], level[K0:]
     wrap(u, per)
     for i in range(1, m0 + 1):
         for j in range(1, m1 + 1):
-            copy(t, b[i, j, 1 : m2 + 1])
-            lower_rows(t, c, i, j, u)
+            for k in range(m2):
+                t[k] = z[i, j, k + 1] * u[i, j, k + 2]
             upper_rows(t, c, i, j, u)
-            w, e, d = u[i, j], z[i, j], level[D, i, j]
-            add2(t, e[:m2], w[:m2], e[1 : m2 + 1], w[2:])
-            for k in range(1, m2 + 1):
-                r[i, j, k] = t[k - 1] - d[k] * w[k]
+            copy(r[i, j, 1 : m2 + 1], t)
+    if per[0] or per[1] or per[2]:
+        across(level, per)
+
+
+@jit
+def across(level, per):
+    """Add to the residual what couplings to earlier points across the ends of an axis bring."""
+    m0, m1, m2 = level.shape[1] - 2, level.shape[2] - 2, level.shape[3] - 2
+    u, r = level[U], level[R]
+    for q in range(level.shape[0] - K0):
+        o0, o1, o2 = OFFSETS[q, 0], OFFSETS[q, 1], OFFSETS[q, 2]
+        x = level[K0 + q]
+        for i in range(1, m0 + 1):
+            edge0 = i - o0 < 1
+            for j in range(1, m1 + 1):
+                first, last = 1, m2  # a whole row, or its one end
+                if not (edge0 or j - o1 < 1 or j - o1 > m1):
+                    first, last = (1, o2) if o2 >= 0 else (m2, m2)
+                for k in range(first, last + 1):
+                    r[i, j, k] += x[i - o0, j - o1, k - o2] * u[i - o0, j - o1, k - o2]
 
 
 @jit

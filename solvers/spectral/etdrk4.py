@@ -170,13 +170,13 @@ def solve_evolution(
     The scheme is Krogstad's variant [2]_ of ETDRK4 [1]_: the same cost, and its order stays four
     where Cox and Matthews' falls to three on stiff problems such as Cahn-Hilliard.
 
-    Steps come in blocks of four equal ones, a power-of-two fraction of the gap between stored times.
-    An embedded third-order formula [3]_, free because its last stage is the next step's first,
-    chooses the length. The same blocks, taken in two steps and in one, give two more solutions. Their
-    distances ``D2 = |u_4h - u_2h|, D1 = |u_2h - u_h|`` show the order at work, ``r = D2/D1 = 2^p``
-    (16 for smooth solutions, less where the data excite stiff modes), and the error of `u_h` is
-    ``D1 / (r - 1)``, with `r` held within 4 and 16. If that exceeds `rtol`, the run is repeated with
-    a smaller tolerance a step.
+    Steps come in blocks of four equal ones, a power-of-two fraction of the gap between stored
+    times. An embedded third-order formula [3]_, free because its last stage is the next step's
+    first, chooses the length. The same blocks, taken in two steps and in one, give two more
+    solutions. Their distances ``D2 = |u_4h - u_2h|, D1 = |u_2h - u_h|`` show the order at work,
+    ``r = D2/D1 = 2^p`` (16 for smooth solutions, less where the data excite stiff modes), and the
+    error of `u_h` is ``D1 / (r - 1)``, with `r` held within 4 and 16. If that exceeds `rtol`, the
+    run is repeated with a smaller tolerance a step.
 
     References
     ----------

@@ -233,7 +233,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"mgno", "fno"} <= set(found["models"])
     assert {"structured", "pyamg", "direct", "fenicsx"} <= set(found["solvers"])
     assert {"rel_l2", "rel_h1", "max_error", "spectrum_error"} == set(found["metrics"])
-    assert main(["list", "problems"]) == 0
+    assert main(["list", "problems", "darcy"]) == 0
     assert "--set coefficient=two_valued" in capsys.readouterr().out
 
 

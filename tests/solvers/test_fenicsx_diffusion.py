@@ -309,7 +309,21 @@ def test_units_and_names_of_axes_share_the_cache():
         ({"cell": "triangles"}, "Did you mean 'triangle'"),
         ({"algebra": "lu"}, "unknown algebra 'lu'"),
         ({"singular": "ignore"}, "unknown singular 'ignore'"),
-        ({"boundary": "robin"}, "unknown boundary 'robin'"),
+        ({"boundary": "robin"}, r"boundary_values\[0, 0\] is None: a 'robin' side needs"),
+        (
+            {
+                "boundary": [("robin", "neumann"), "neumann"],
+                "boundary_values": {(0, 0): (0.0, 1.0, 0.0)},
+            },
+            "alpha is 0 on all Robin sides",
+        ),
+        (
+            {
+                "boundary": [("robin", "neumann"), "neumann"],
+                "boundary_values": {(0, 0): (lambda x: x[1] - 0.5, 1.0, 0.0)},
+            },
+            r"boundary_values\[0, 0\]: alpha / beta is negative",
+        ),
         ({"boundary_values": {(2, 0): 1.0}}, r"key \(2, 0\)"),
         ({"boundary_values": {(2, 0): lambda x: x[0]}}, r"key \(2, 0\)"),
         ({"boundary_values": {(0, 1): np.ones(4)}}, r"shape \(4,\)"),

@@ -15,6 +15,8 @@ BOUNDARIES = {
     "dirichlet": "dirichlet",
     "neumann": "neumann",
     "mixed": [("dirichlet", "neumann"), ("neumann", "dirichlet")],
+    "robin": [("robin", "dirichlet"), ("neumann", "robin")],
+    "all robin": "robin",
 }
 BOUNDS = ((0.0, 1.0), (-0.5, 1.0), (0.0, 0.8))
 

@@ -345,7 +345,7 @@ def _rewrite(root, change, schema=None, n=4, **options):
     config = S.config_of(loose, {"train": n})
     with ShardWriter(root, split="train", shard=0, schema=loose, config=config) as w:
         for i in w.sample_ids:
-            fields, _ = S.draw(schema, w.rng(i))
+            fields, *_ = S.draw(schema, w.rng(i))
             change(i, fields)
             w.add(
                 i, fields=fields, residual=options.get("residual", 1e-11), iterations=1, wall_time=0
@@ -431,7 +431,7 @@ def test_leaks(tmp_path):
         with ShardWriter(tmp_path, split=split, shard=0, schema=schema, config=config) as w:
             for i in w.sample_ids:
                 seed = w.seed(i if i != 10**9 + 1 else 2)
-                fields, _ = S.draw(schema, np.random.default_rng(seed))
+                fields, *_ = S.draw(schema, np.random.default_rng(seed))
                 w.add(i, fields=fields, residual=0, iterations=1, wall_time=0, group=i % 10**9 % 2)
     rebuild_index(tmp_path)
     found = check_dataset(tmp_path, quick=True)

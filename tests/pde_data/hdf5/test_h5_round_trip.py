@@ -349,7 +349,7 @@ def _writer(root, schema=None, n=4, **changes):
 
 
 def _add(w, i, **changes):
-    fields, scalars = S.draw(w.schema, w.rng(i))
+    fields, scalars, _ = S.draw(w.schema, w.rng(i))
     fields.update(changes.pop("fields", {}))
     for name in [k for k, v in fields.items() if v is None]:
         del fields[name]
