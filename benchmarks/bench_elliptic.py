@@ -1,6 +1,9 @@
-"""Darcy with coefficients 3 / 12 at 421 x 421, residual 1e-10, one core: opkit against the peers.
+"""Diffusion on grids, relative residual 1e-10, one core: opkit against the peers.
 
-Prints ratios measured in one run: on shared machines only these mean anything.
+Darcy with coefficients 3 / 12 at 421 x 421; a smooth and a 3 / 12 coefficient at 64 x 64 x 64; many
+sources of one operator. Calls are interleaved and the shortest of each counts; ratios of one run are
+printed, for on shared machines only these mean anything. The peers get the assembled matrix, opkit's
+times include the assembly.
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import pyamg
@@ -15,61 +19,131 @@ import scipy.sparse.linalg as spla
 from threadpoolctl import threadpool_limits
 
 from pde_data.problem import get_problem
-from solvers.diffusion import solve_diffusion
-from solvers.finite_volume import discretize
+from solvers.diffusion import prepare_diffusion, solve_diffusion
+from solvers.finite_volume import FiniteVolumeSystem, discretize
 from solvers.grids import Grid
 
+RTOL = 1e-10
 
-def timed(call, repeats: int) -> float:
-    """Smallest wall time of `repeats` calls."""
-    best = np.inf
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - start)
+
+def race(calls: dict[str, tuple[Callable[[], object], int]]) -> dict[str, float]:
+    """Shortest wall time of each call; repeats are interleaved."""
+    best = dict.fromkeys(calls, np.inf)
+    for turn in range(max(n for _, n in calls.values())):
+        for name, (call, n) in calls.items():
+            if turn < n:
+                start = time.perf_counter()
+                call()
+                best[name] = min(best[name], time.perf_counter() - start)
     return best
+
+
+def show(title: str, seconds: dict[str, float], required: str) -> None:
+    print(title)
+    base = next(iter(seconds.values()))
+    for name, s in seconds.items():
+        print(f"  {name:38s} {1e3 * s:9.1f} ms   ratio {s / base:6.1f}")
+    print(f"  required: {required}\n", flush=True)
+
+
+def peer(build: Callable, system: FiniteVolumeSystem, **options: object) -> Callable[[], None]:
+    """PyAMG's own set-up and solve."""
+    A, b = system.matrix(), system.rhs.ravel()
+
+    def run() -> None:
+        x = build(A, **options).solve(b, tol=RTOL, accel="cg")
+        residual = np.linalg.norm(b - A @ x) / np.linalg.norm(b)
+        if residual > 1.1 * RTOL:
+            raise RuntimeError(f"pyamg reached {residual:.1e}")
+
+    return run
+
+
+def plane(n: int, repeats: int) -> None:
+    grid = Grid.unit(n)
+    a = get_problem("darcy").sample(np.random.default_rng(0))["a"](grid)
+    system = discretize(a, 1.0, grid)
+    A, b = system.matrix().tocsc(), system.rhs.ravel()
+    ours = solve_diffusion(a, 1.0, grid, solver="structured")  # compiles
+    calls: dict[str, tuple[Callable[[], object], int]] = {
+        "opkit structured": (lambda: solve_diffusion(a, 1.0, grid, solver="structured"), 4 * repeats),
+        "scipy spsolve": (lambda: spla.spsolve(A, b), 1),
+        "PyAMG Ruge-Stueben + CG": (peer(pyamg.ruge_stuben_solver, system), repeats),
+        "opkit pyamg": (lambda: solve_diffusion(a, 1.0, grid, solver="pyamg"), repeats),
+        "opkit direct": (lambda: solve_diffusion(a, 1.0, grid, solver="direct"), 1),
+    }  # fmt: skip
+    try:
+        solve_diffusion(a, 1.0, grid, solver="fenicsx")
+        calls["opkit fenicsx (P1, warm)"] = (
+            lambda: solve_diffusion(a, 1.0, grid, solver="fenicsx"), repeats,
+        )  # fmt: skip
+    except ImportError as e:
+        print(f"fenicsx left out: {e}")
+    title = f"{n} x {n}, a = 3 | 12: {ours.iterations} iterations, residual {ours.residual:.1e}"
+    show(title, race(calls), "spsolve >= 25 (aim 50), PyAMG >= 8 (aim 15)")
+
+
+def smooth(grid: Grid) -> np.ndarray:
+    """Sum of a few cosines, of unit size."""
+    x, y, z = grid.meshgrid()
+    s = np.cos(2 * np.pi * (x + y)) + np.cos(2 * np.pi * (y - 2 * z) + 1.0)
+    return (s + np.cos(2 * np.pi * (2 * x - y + z) + 2.0)) / 3.0
+
+
+def space(n: int, repeats: int) -> None:
+    grid = Grid.unit(n, dim=3)
+    field = smooth(grid)
+    for name, a in {"exp(smooth)": np.exp(field), "3 | 12": np.where(field > 0, 12.0, 3.0)}.items():
+        system = discretize(a, 1.0, grid)
+        ours = solve_diffusion(a, 1.0, grid, solver="structured")  # compiles
+        aggregation = peer(pyamg.smoothed_aggregation_solver, system, symmetry="symmetric")
+        seconds = race(
+            {
+                "opkit structured": (
+                    lambda a=a: solve_diffusion(a, 1.0, grid, solver="structured"), 4 * repeats,
+                ),
+                "PyAMG Ruge-Stueben + CG": (peer(pyamg.ruge_stuben_solver, system), repeats),
+                "PyAMG smoothed aggregation + CG": (aggregation, repeats),
+            }
+        )  # fmt: skip
+        title = f"{n}^3, a = {name}: {ours.iterations} iterations, residual {ours.residual:.1e}"
+        show(title, seconds, "PyAMG (either) >= 5")
+
+
+def repeated(n: int, repeats: int) -> None:
+    grid = Grid.unit(n)
+    rng = np.random.default_rng(0)
+    a = get_problem("darcy").sample(rng)["a"](grid)
+    f = rng.normal(size=(8, *grid.shape))
+    for solver in ("structured", "pyamg", "direct"):
+        op = prepare_diffusion(a, grid, solver=solver)
+        seconds = race(
+            {
+                "8 sources, operator prepared once": (
+                    lambda s=solver: [
+                        prepare_diffusion(a, grid, solver=s).solve(v) for v in f[:1]
+                    ] + [op.solve(v) for v in f[1:]],  # noqa: B023
+                    repeats,
+                ),
+                "8 solves": (
+                    lambda s=solver: [solve_diffusion(a, v, grid, solver=s) for v in f], repeats,
+                ),
+            }
+        )  # fmt: skip
+        show(f"{n} x {n}, one operator, solver {solver!r}", seconds, "> 1")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-n", type=int, default=421)
+    parser.add_argument("-n", type=int, default=421, help="points a side in 2-D")
+    parser.add_argument("--n3", type=int, default=64, help="points a side in 3-D")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
-    n, grid = args.n, Grid.unit(args.n)
-    a = get_problem("darcy").sample(np.random.default_rng(0))["a"](grid)
-    system = discretize(a, 1.0, grid)
-    A, b = system.matrix(), system.rhs.ravel()
-    ours = solve_diffusion(a, 1.0, grid, solver="structured")  # compiles
-
-    def peer_pyamg() -> None:
-        ml = pyamg.ruge_stuben_solver(A)
-        x = ml.solve(b, tol=1e-10, accel="cg")
-        residual = np.linalg.norm(b - A @ x) / np.linalg.norm(b)
-        if residual > 1.1e-10:
-            raise RuntimeError(f"pyamg reached {residual:.1e}")
-
     warnings.simplefilter("ignore", spla.MatrixRankWarning)
     with threadpool_limits(1):
-        seconds = {
-            "opkit structured (assembly included)": timed(
-                lambda: solve_diffusion(a, 1.0, grid, solver="structured"), 2 * args.repeats
-            ),
-            "scipy spsolve": timed(lambda: spla.spsolve(A.tocsc(), b), 1),
-            "PyAMG Ruge-Stueben + CG": timed(peer_pyamg, args.repeats),
-            "opkit direct": timed(lambda: solve_diffusion(a, 1.0, grid, solver="direct"), 1),
-        }
-        try:
-            solve_diffusion(a, 1.0, grid, solver="fenicsx")
-            seconds["opkit fenicsx (P1, warm)"] = timed(
-                lambda: solve_diffusion(a, 1.0, grid, solver="fenicsx"), args.repeats
-            )
-        except ImportError as e:
-            print(f"fenicsx left out: {e}")
-    base = seconds["opkit structured (assembly included)"]
-    print(f"{n} x {n}, {ours.iterations} iterations, residual {ours.residual:.1e}")
-    for name, s in seconds.items():
-        print(f"{name:40s} {1e3 * s:9.1f} ms   ratio {s / base:6.1f}")
-    print("required: spsolve >= 25 (aim 50), PyAMG >= 8 (aim 15)")
+        plane(args.n, args.repeats)
+        space(args.n3, args.repeats)
+        repeated(129, args.repeats)
 
 
 if __name__ == "__main__":

@@ -108,6 +108,7 @@ class FitModule(pl.LightningModule):
             rank=trainer.global_rank,
             world=trainer.world_size,
             epoch=self.first_epoch,
+            blocks=data.blocks if shuffle else None,
         )
         workers = config.num_workers
         if workers is None:

@@ -1,12 +1,19 @@
-"""Reading a dataset for torch: lazy and worker-safe, or held in memory when it fits."""
+"""Reading a dataset for torch: lazy and worker-safe, or held in memory when it fits.
+
+What does not fit is read a few files at a time: samples are shuffled within such a window, and a
+thread, or worker processes, read the next batches while one is used.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -19,10 +26,21 @@ if TYPE_CHECKING:
 
     from .tasks.grid import GridTask
 
-__all__ = ["BatchSampler", "SplitData", "available_memory", "epoch_seed", "make_loader"]
+__all__ = [
+    "BatchSampler",
+    "FieldData",
+    "SplitData",
+    "available_memory",
+    "epoch_seed",
+    "make_loader",
+]
 
 #: Part of the free memory that the data of a split may take.
 MEMORY_FRACTION = 0.25
+#: Files whose samples are shuffled together when the data is not held in memory.
+WINDOW = 8
+#: Batches read ahead by a thread.
+READ_AHEAD = 3
 
 
 def available_memory() -> int:
@@ -59,8 +77,8 @@ class SplitData(TorchDataset[tuple[Tensor, Tensor, Tensor]]):
     dtype : torch.dtype
     limit : int, optional
         Use the first samples only.
-    cache : bool, optional
-        Hold all in memory. Default: if it takes less than a quarter of what is free.
+    cache : bool or "auto"
+        Hold all in memory; ``"auto"``: if it takes less than a quarter of what is free.
 
     Notes
     -----
@@ -76,16 +94,13 @@ class SplitData(TorchDataset[tuple[Tensor, Tensor, Tensor]]):
         *,
         dtype: torch.dtype = torch.float32,
         limit: int | None = None,
-        cache: bool | None = None,
+        cache: bool | Literal["auto"] = "auto",
     ) -> None:
         self.split, self.task, self.dtype = split, task, dtype
         self.n = len(split) if limit is None else min(limit, len(split))
         points = math.prod(split.schema.grid.shape)
         size = self.n * points * (task.in_channels + task.out_channels) * dtype.itemsize
-        share = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-        if cache is None:
-            cache = size < MEMORY_FRACTION * available_memory() / share
-        self.cached = cache
+        self.cached = _fits(size) if cache == "auto" else cache
         self._cache: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
@@ -103,6 +118,11 @@ class SplitData(TorchDataset[tuple[Tensor, Tensor, Tensor]]):
             starts = range(0, self.n, step)
             parts = [self._read(np.arange(a, min(a + step, self.n))) for a in starts]
             self._cache = (torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts]))
+
+    @property
+    def blocks(self) -> tuple[int, ...] | None:
+        """Samples of each file, for `BatchSampler`; None when all are in memory."""
+        return None if self.cached else file_blocks(self.split, self.n)
 
     def _read(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
         x, y = self.task.read(self.split, index)
@@ -135,6 +155,145 @@ class SplitData(TorchDataset[tuple[Tensor, Tensor, Tensor]]):
         return self._cache[0][rows], self._cache[1][rows], weights
 
 
+class FieldData(TorchDataset[dict[str, Tensor]]):
+    """Batches of any fields and scalars: ``data[indices]`` gives a tensor each, as stored.
+
+    Parameters
+    ----------
+    split : Split
+        From `pde_data.hdf5.open_dataset`.
+    names : sequence of str, optional
+        Default the inputs and outputs.
+    limit : int, optional
+        Use the first samples only.
+    resolution : int or sequence of int, optional
+        Points per axis of a coarser grid that is nested in the stored one.
+    window : slice, optional
+        Of the stored times.
+    components : mapping of str to sequence, optional
+        Field -> entries of its last axis, by number or by label.
+    cache : bool or "auto"
+        Hold all in memory; ``"auto"``: if it takes less than a quarter of what is free.
+
+    Raises
+    ------
+    ValueError
+        The stored grid does not contain the points of one of this `resolution`.
+
+    Notes
+    -----
+    For layouts other than ``"ragged"``, whose samples differ in shape. An index below 0 stands for
+    sample ``-index - 1`` and fills up the last batch, see `BatchSampler`.
+
+    Examples
+    --------
+    >>> data = FieldData(open_dataset("burgers")["train"], resolution=65)  # doctest: +SKIP
+    >>> loader = make_loader(data, BatchSampler(len(data), 32, seed=0, blocks=data.blocks))
+    ...     # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        names: Sequence[str] | None = None,
+        *,
+        limit: int | None = None,
+        resolution: int | Sequence[int] | None = None,
+        window: slice | None = None,
+        components: Mapping[str, Sequence[int | str]] | None = None,
+        cache: bool | Literal["auto"] = "auto",
+    ) -> None:
+        schema = split.schema
+        if schema.layout == "ragged":
+            raise ValueError("layout 'ragged': samples differ in shape; read them from the split")
+        self.split = split
+        self.names = tuple(names if names is not None else (*schema.inputs, *schema.outputs))
+        self.n = len(split) if limit is None else min(limit, len(split))
+        self._cut: dict[str, Any] = {}
+        if resolution is not None:
+            self._cut["stride"] = nested_stride(schema.grid, resolution)
+        if window is not None:
+            self._cut["window"] = window
+        if components is not None:
+            self._cut["components"] = components
+        one = self._read(np.arange(min(1, self.n)))
+        size = self.n * sum(t.nbytes for t in one.values())
+        self.cached = _fits(size) if cache == "auto" else cache
+        self._cache: dict[str, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return self.n
+
+    @property
+    def blocks(self) -> tuple[int, ...] | None:
+        """Samples of each file, for `BatchSampler`; None when all are in memory."""
+        return None if self.cached else file_blocks(self.split, self.n)
+
+    def load(self) -> None:
+        """Fill the cache, if there is to be one."""
+        if self.cached and self._cache is None:
+            self._cache = self._read(np.arange(self.n))
+
+    def _read(self, index: np.ndarray) -> dict[str, Tensor]:
+        values = self.split.read(index, self.names, **self._cut)
+        return {n: torch.as_tensor(values[n]) for n in self.names}
+
+    def __getitem__(self, indices: Sequence[int] | np.ndarray) -> dict[str, Tensor]:
+        """Read a batch.
+
+        Parameters
+        ----------
+        indices : sequence of int, length b
+
+        Returns
+        -------
+        dict of str to Tensor
+            ``(b, [T], *space, [D], [D])`` a field, ``(b,)`` a scalar.
+        """
+        index = np.asarray(indices, np.int64)
+        index = np.where(index < 0, -index - 1, index)
+        self.load()
+        if self._cache is None:
+            return self._read(index)
+        rows = torch.as_tensor(index)
+        return {n: t[rows] for n, t in self._cache.items()}
+
+
+def nested_stride(grid: Any, resolution: int | Sequence[int]) -> tuple[int, ...]:
+    """Points to step over on each axis to get a grid of `resolution`.
+
+    Raises
+    ------
+    ValueError
+        It is not nested.
+    """
+    wanted = [resolution] * grid.dim if isinstance(resolution, int) else list(resolution)
+    out = []
+    for axis, n in zip(grid.axes, wanted, strict=True):
+        have, want = (axis.n, n) if axis.periodic else (axis.n - 1, n - 1)
+        if want < 1 or have % want or (have != want and axis.location != "node"):
+            raise ValueError(
+                f"resolution={resolution}: axis {axis.name!r} has {axis.n} points "
+                f"({axis.location}), which do not contain those of a grid of {n}"
+            )
+        out.append(have // want)
+    return tuple(out)
+
+
+def _fits(size: int) -> bool:
+    share = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return size < MEMORY_FRACTION * available_memory() / share
+
+
+def file_blocks(split: Split, n: int) -> tuple[int, ...]:
+    """Count the samples of each file, of the first `n`."""
+    counts, left = [], n
+    for size in split.part_sizes:
+        counts.append(min(size, left))
+        left -= counts[-1]
+    return tuple(c for c in counts if c)
+
+
 class BatchSampler(Sampler[list[int]]):
     """Batches of indices, the same on every machine for the same (seed, epoch).
 
@@ -151,6 +310,11 @@ class BatchSampler(Sampler[list[int]]):
         not suffice, indices below 0 fill up (see `SplitData`), also in the last batch.
     epoch : int
         The first epoch.
+    blocks : sequence of int, optional
+        Samples of each file, in order: shuffle the files, and the samples of `window` files
+        together. Without, all samples are shuffled together.
+    window : int
+        Files.
     """
 
     def __init__(
@@ -162,9 +326,16 @@ class BatchSampler(Sampler[list[int]]):
         rank: int = 0,
         world: int = 1,
         epoch: int = 0,
+        blocks: Sequence[int] | None = None,
+        window: int = WINDOW,
     ) -> None:
+        if blocks is not None and sum(blocks) != n:
+            raise ValueError(f"blocks has {sum(blocks)} samples, expected n={n}")
+        if window < 1:
+            raise ValueError(f"window={window}: need an integer >= 1")
         self.n, self.batch_size, self.seed = n, batch_size, seed
         self.rank, self.world, self.epoch = rank, world, epoch
+        self.blocks, self.window = blocks, window
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before each epoch."""
@@ -173,10 +344,25 @@ class BatchSampler(Sampler[list[int]]):
     def __len__(self) -> int:
         return -(-self.n // (self.batch_size * self.world))
 
+    def order(self) -> np.ndarray:
+        """Return all samples in the order of this epoch, those of all processes."""
+        if self.seed is None:
+            return np.arange(self.n)
+        rng = np.random.default_rng(epoch_seed(self.seed, self.epoch))
+        if self.blocks is None or len(self.blocks) <= self.window:
+            return rng.permutation(self.n)
+        ends = np.cumsum(self.blocks)
+        files = rng.permutation(len(self.blocks))
+        parts = []
+        for k in range(0, len(files), self.window):
+            together = [
+                np.arange(ends[f] - self.blocks[f], ends[f]) for f in files[k:][: self.window]
+            ]
+            parts.append(rng.permutation(np.concatenate(together)))
+        return np.concatenate(parts)
+
     def __iter__(self) -> Iterator[list[int]]:
-        order = np.arange(self.n)
-        if self.seed is not None:
-            order = np.random.default_rng(epoch_seed(self.seed, self.epoch)).permutation(self.n)
+        order = self.order()
         mine = order[self.rank :: self.world]
         most = -(-self.n // self.world)
         if len(mine) < most:  # the others have one more
@@ -185,18 +371,71 @@ class BatchSampler(Sampler[list[int]]):
             yield mine[start : start + self.batch_size].tolist()
 
 
+class _ReadAhead(DataLoader[Any]):
+    """A loader without worker processes whose batches a thread reads ahead."""
+
+    def __iter__(self) -> Iterator[Any]:
+        ready: queue.Queue[tuple[str, Any]] = queue.Queue(READ_AHEAD)
+        stopped = threading.Event()
+        batches = super().__iter__()
+
+        def put(what: str, item: Any) -> bool:
+            while not stopped.is_set():
+                with suppress(queue.Full):
+                    ready.put((what, item), timeout=0.1)
+                    return True
+            return False
+
+        def read() -> None:
+            try:
+                for batch in batches:
+                    if not put("batch", batch):
+                        return
+            except BaseException as e:
+                put("error", e)
+            else:
+                put("end", None)
+
+        thread = threading.Thread(target=read, name="opkit-read-ahead", daemon=True)
+        thread.start()
+        try:
+            while True:
+                what, item = ready.get()
+                if what == "batch":
+                    yield item
+                elif what == "error":
+                    raise item
+                else:
+                    return
+        finally:
+            stopped.set()
+            thread.join()
+
+
 def make_loader(
-    data: SplitData, sampler: BatchSampler, *, num_workers: int = 0, pin_memory: bool = False
+    data: SplitData | FieldData,
+    sampler: BatchSampler,
+    *,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+    start_method: Literal["fork", "spawn", "forkserver"] = "fork",
 ) -> DataLoader[Any]:
-    """Loader of whole batches.
+    """Loader of whole batches; their order does not depend on who reads them.
 
     Parameters
     ----------
+    data : SplitData or FieldData
+    sampler : BatchSampler
+        With ``blocks=data.blocks``, so that data out of memory are read a few files at a time.
     num_workers : int
-        Processes that read ahead; of no use when the data is held in memory.
+        Processes that read ahead; of no use when the data is held in memory. With 0 and data that
+        is not, a thread reads ahead.
+    start_method : {"fork", "spawn", "forkserver"}
+        Of the processes.
     """
     data.load()
-    return DataLoader(
+    kind = DataLoader if data.cached or num_workers else _ReadAhead
+    return kind(
         data,
         batch_size=None,
         sampler=sampler,
@@ -205,5 +444,5 @@ def make_loader(
         pin_memory=pin_memory,
         # its own, so that the global generator is not touched
         generator=torch.Generator().manual_seed(sampler.seed or 0),
-        multiprocessing_context="fork" if num_workers else None,
+        multiprocessing_context=start_method if num_workers else None,
     )

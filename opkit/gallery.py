@@ -79,7 +79,9 @@ def plot_fields(
     known = {f.name for f in schema.fields}
     names = list(dict.fromkeys(n for n in (*schema.inputs, *schema.outputs) if n in known))
     panels: list[_Panel] = []
-    for name in names:
+    # a handful of numbers is no picture
+    small = [n for n in names if np.size(fields[n]) <= 8]
+    for name in names if len(small) == len(names) else [n for n in names if n not in small]:
         panels += _panels(schema, schema.field(name), np.asarray(fields[name]), mesh, t)
     # the first input and the outputs say most
     panels = panels if len(panels) <= _MOST else [panels[0], *panels[1 - _MOST :]]

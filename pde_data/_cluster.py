@@ -37,9 +37,11 @@ class Cluster:
 
     def submit(self, function: Callable[..., Any], *args: Any) -> None:
         """Call ``function(*args, tell)`` on a worker; what it tells comes back from `events`."""
-        self._futures.add(
-            self._client.submit(_call, function, args, self._topic, pure=False, key=_key())
-        )
+        import cloudpickle
+
+        task = cloudpickle.dumps((function, args))  # so that the scheduler need not know the parts
+        key = f"opkit-shard-{uuid.uuid4().hex}"
+        self._futures.add(self._client.submit(_call, task, self._topic, pure=False, key=key))
 
     def events(self) -> Iterator[list[Any]]:
         """Return what has been told since the last call; what lost workers told comes twice."""
@@ -66,10 +68,6 @@ class Cluster:
         self._futures.clear()
 
 
-def _key() -> str:
-    return f"opkit-shard-{uuid.uuid4().hex}"
-
-
 def _result(future: Any) -> Any:
     from concurrent.futures import CancelledError
 
@@ -91,11 +89,13 @@ def _result(future: Any) -> Any:
         ) from None
 
 
-def _call(function: Callable[..., Any], args: tuple[Any, ...], topic: str) -> Any:
+def _call(task: bytes, topic: str) -> Any:
     """Run in a worker."""
+    import cloudpickle
     from distributed import get_worker
 
     worker = get_worker()
+    function, args = cloudpickle.loads(task)
 
     def tell(*event: Any) -> None:
         worker.log_event(topic, list(event))

@@ -940,7 +940,7 @@ def _damaged(root: Path, shards: _Todo) -> set[tuple[str, int]]:
     """Shards to make again, by reading everything."""
     from .hdf5 import find_damaged
 
-    return {(split, k) for split, k, _ in find_damaged(root)} & set(shards)
+    return {(d.split, d.shard) for d in find_damaged(root)} & set(shards)
 
 
 def _carry_out(

@@ -44,8 +44,8 @@ def bernoulli(z: np.ndarray) -> np.ndarray:
     """``z / (exp(z) - 1)``, 1 at 0."""
     z = np.asarray(z, np.float64)
     small = np.abs(z) < 1e-4
-    safe = np.where(small, 1.0, np.clip(z, -700.0, 700.0))
-    return np.where(small, 1.0 - z / 2 + z * z / 12, safe / np.expm1(safe))
+    safe = np.where(small, 1.0, z)
+    return np.where(small, 1.0 - z / 2 + z * z / 12, safe / np.expm1(np.minimum(safe, 700.0)))
 
 
 def cell_peclet(velocity: Sequence[float | np.ndarray], eps: Any, grid: Grid) -> float:
@@ -145,6 +145,8 @@ def solve_convection_diffusion(
     assemble = _assemble_elements if scheme == "galerkin" else _assemble
     A, rhs, fixed, lift = assemble(e, b, source, c, grid, bc, boundary_values, scheme)
     free = ~fixed.ravel()
+    if scheme == "exponential":
+        _check_inflow(A, free, e, grid)
     right = (rhs.ravel() - A @ lift.ravel())[free]
     A = A[free][:, free]
     if solver is None:
@@ -160,6 +162,17 @@ def solve_convection_diffusion(
         iterations=0 if solver == "direct" else len(history), solver=name, seconds=seconds,
         info={"cell_peclet": peclet, "scheme": scheme},
     )  # fmt: skip
+
+
+def _check_inflow(A: Any, free: np.ndarray, e: np.ndarray, grid: Grid) -> None:
+    """Refuse points that the flow leaves on all sides: nothing determines the value there."""
+    scale = grid.weights * e * sum(1.0 / h**2 for h in grid.spacing)
+    weakest = np.min((A.diagonal() / scale.ravel())[free], initial=np.inf)
+    if weakest < 1e-11:
+        raise ValueError(
+            "velocity leaves a point on all sides, which then has no value to rounding: it must be "
+            "free of divergence, or the grid finer"
+        )
 
 
 def _assemble(

@@ -151,12 +151,13 @@ def solve_helmholtz(
         if kind in ("dirichlet", "pml"):
             np.moveaxis(fixed, i, 0)[-side] = True
             if kind == "dirichlet":
-                face = tuple(s for n, s in enumerate(inner) if n != i)
-                np.moveaxis(lift, i, 0)[-side][face] = g
+                part: Any = tuple(s for n, s in enumerate(inner) if n != i)
+                np.moveaxis(lift, i, 0)[(-side, *part)] = g
             continue
-        widths = [p for n, p in enumerate(pads) if n != i]
         if np.any(g):
-            b = b + elements.side_load(np.pad(np.broadcast_to(g, _face(grid, i)), widths), i, side)
+            face = np.zeros(_face(whole, i), dtype=g.dtype)
+            face[tuple(s for n, s in enumerate(inner) if n != i)] = g
+            b = b + elements.side_load(face, i, side)
         if kind == "impedance":
             A = A + elements.side_mass(-1j * np.take(wide_k, -side, axis=i), i, side)
         elif kind == "robin":

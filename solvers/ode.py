@@ -97,7 +97,8 @@ def solve_ode(
     x0 : array_like, shape (d,)
         State at ``times[0]``.
     times : array_like, shape (T,)
-        Increasing; the solver steps onto each of them, or reads its dense output (scipy).
+        Increasing. One-step methods end steps on them; multistep methods (BDF, LSODA) read their
+        dense output.
     params : array_like
         The `p` of a compiled right-hand side.
     method : str
@@ -340,7 +341,7 @@ def _scipy(
     jac: Any,
     max_steps: int,
 ) -> tuple[np.ndarray, int, int]:
-    """Step by step, so that failures tell the time and steps are counted."""
+    """Go step by step, so that failures tell the time and steps are counted."""
     import scipy.integrate
 
     f = rhs
@@ -366,22 +367,36 @@ def _scipy(
     extra = {"jac": jac} if method in _IMPLICIT and jac is not None else {}
     x = np.empty((t.size, x0.size))
     x[0] = x0
-    n, filled = 0, 1
+    n = calls = 0
+    # Dense output of Runge-Kutta methods is of lower order than their steps, so these end on the
+    # stored times; that of multistep methods is as good as the steps, and a restart is costly.
+    ends = t[-1:] if method in ("BDF", "LSODA") else t[1:]
+    cls = getattr(scipy.integrate, method)
+    filled, begin, y, h = 1, t[0], x0.copy(), 0.0
     with np.errstate(all="ignore"):  # a blow-up is found below
-        cls = getattr(scipy.integrate, method)
-        solver = cls(checked, t[0], x0.copy(), t[-1], rtol=rtol, atol=atol, **extra)
-        while solver.status == "running":
-            if n >= max_steps:
-                raise failed(_REASONS[3])
-            n += 1
-            solver.step()
-            if solver.status == "failed":
-                raise failed(_REASONS[2])
-            if not np.isfinite(solver.y).all():
-                raise failed(_REASONS[1])
-            to = int(np.searchsorted(t, solver.t, side="right"))
-            if to > filled:
-                x[filled:to] = solver.dense_output()(t[filled:to]).T
-                filled = to
-    x[-1] = solver.y
-    return x, n, int(solver.nfev)
+        for end in ends:
+            first = {"first_step": min(h, end - begin)} if h else {}
+            solver = cls(checked, begin, y, end, rtol=rtol, atol=atol, **first, **extra)
+            while solver.status == "running":
+                if n >= max_steps:
+                    raise failed(_REASONS[3])
+                n += 1
+                before = solver.t
+                solver.step()
+                if solver.status == "failed" or solver.t - before <= 4e-16 * abs(before):
+                    raise failed(_REASONS[2])
+                if not np.isfinite(solver.y).all():
+                    raise failed(_REASONS[1])
+                to = int(np.searchsorted(t, solver.t, side="right"))
+                if to > filled and len(ends) == 1:
+                    x[filled:to] = solver.dense_output()(t[filled:to]).T
+                    filled = to
+                if method not in ("BDF", "LSODA"):  # not the step cut short at the end
+                    h = max(h, solver.h_abs) if solver.status == "finished" else solver.h_abs
+            calls += int(solver.nfev)
+            begin, y = end, solver.y
+            if len(ends) > 1:
+                x[filled] = y
+                filled += 1
+    x[-1] = y
+    return x, n, calls

@@ -583,7 +583,7 @@ def read_schema(f: h5py.File, *, virtual: bool = False) -> DatasetSchema:
     """
     where = f.filename
     layout = str(attr(f, "layout"))
-    axis_names = strings(attr(get(f, "dimensions"), "spatial_dims"))
+    axis_names = strings(attr(get_group(f, "dimensions"), "spatial_dims"))
     prov = get(f, "provenance").attrs
     try:
         axes = tuple(_read_axis(f, name) for name in axis_names)
@@ -592,7 +592,7 @@ def read_schema(f: h5py.File, *, virtual: bool = False) -> DatasetSchema:
         fields, dtypes, extra = [], set(), dict[str, ExtraAxis]()
         groups = [*FIELD_GROUPS, *(["extra_fields"] if has(f, "extra_fields") else [])]
         for rank, group in enumerate(groups):
-            for name in strings(attr(get(f, group), "field_names")):
+            for name in strings(attr(get_group(f, group), "field_names")):
                 ds = get_dataset(f, f"{group}/{name}", virtual=virtual)
                 dtypes.add(ds.dtype)
                 if group == "extra_fields":
@@ -611,11 +611,11 @@ def read_schema(f: h5py.File, *, virtual: bool = False) -> DatasetSchema:
             title=str(attr(f, "title")),
             grid=Grid(axes),
             fields=tuple(fields),
-            inputs=strings(attr(get(f, "inputs"), "field_names")),
-            outputs=strings(attr(get(f, "outputs"), "field_names")),
+            inputs=strings(attr(get_group(f, "inputs"), "field_names")),
+            outputs=strings(attr(get_group(f, "outputs"), "field_names")),
             scalars=tuple(
                 _read_scalar(get_dataset(f, f"scalars/{name}"), name)
-                for name in strings(attr(get(f, "scalars"), "field_names"))
+                for name in strings(attr(get_group(f, "scalars"), "field_names"))
             ),
             boundary_conditions=tuple(
                 _read_boundary(f, f"boundary_conditions/{name}", layout)
@@ -797,7 +797,11 @@ def check_shapes(
     ------
     SchemaError
     """
-    n = int(get_dataset(f, "sample").shape[0])
+    sample = get_dataset(f, "sample")
+    if sample.ndim != 1:
+        raise SchemaError(f"{f.filename}: sample has shape {sample.shape}, expected one dimension.")
+    _check_dtype(sample, "sample", np.dtype("<i8"))
+    n = int(sample.shape[0])
     if int(attr(f, "n_trajectories")) != n:
         raise SchemaError(
             f"{f.filename}: n_trajectories is {attr(f, 'n_trajectories')}, but there are {n} ids."
@@ -818,6 +822,7 @@ def check_shapes(
         ds = get_dataset(f, path, virtual=virtual)
         shape = field_shape(schema, spec, n, rows)
         _check_shape(ds, path, shape, field_dims(schema, spec), scales)
+        _check_dtype(ds, path, np.dtype(schema.dtype).newbyteorder("<"))
     for s in schema.scalars:
         path = f"scalars/{s.name}"
         if s.value is None:
@@ -825,10 +830,19 @@ def check_shapes(
     if has(f, "quality") and len(get_group(f, "quality")):
         for name in quality_columns(f):
             path = f"quality/{name}"
-            _check_shape(get_dataset(f, path), path, (n,), ("sample",), scales)
+            ds = get_dataset(f, path)
+            _check_shape(ds, path, (n,), ("sample",), scales)
+            _check_dtype(ds, path, np.dtype((QUALITY | OPTIONAL_QUALITY)[name]))
     elif "source" not in get(f, "provenance").attrs:
         raise SchemaError(f"{f.filename}: quality is missing, and the data are not imported.")
     return n
+
+
+def _check_dtype(ds: h5py.Dataset, path: str, expected: np.dtype) -> None:
+    if ds.dtype != expected:
+        raise SchemaError(
+            f"{ds.file.filename}: {path} has dtype {ds.dtype}, expected {expected.name}."
+        )
 
 
 def quality_columns(f: h5py.File) -> list[str]:

@@ -176,7 +176,7 @@ def _check_columns(facts: ShardFacts) -> None:
     with _file.open_file(path) as f, translate_h5(path):
         _file.check_shapes(f, schema, scales=True)
         for role, names in (("inputs", schema.inputs), ("outputs", schema.outputs)):
-            group = _file.get(f, role)
+            group = _file.get_group(f, role)
             for name in names:
                 link = group.get(name, getlink=True)
                 scalar = any(s.name == name for s in schema.scalars)

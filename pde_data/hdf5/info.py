@@ -48,7 +48,9 @@ def dataset_info(path: str | Path) -> dict[str, Any]:
     with _file.open_file(head) as f, translate_h5(head):
         version = str(f.attrs["format_version"])
         prov = {k: _plain(v) for k, v in f["provenance"].attrs.items()}
-        single = dataset.path.is_file() and "splits" not in f and not f.attrs.get("view", False)
+        single = (
+            dataset.path.is_file() and not _file.has(f, "splits") and not f.attrs.get("view", False)
+        )
         shard = {
             "split": str(f.attrs["split"]),
             "shard_index": int(f.attrs["shard_index"]),

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -30,9 +30,14 @@ from .errors import (
 from .manifest import build_manifest, find_shards, shard_facts
 from .schema import FORMAT, FORMAT_VERSION, DatasetSchema, FieldSpec
 
+if TYPE_CHECKING:
+    from ._raw import RawChunks
+
 __all__ = ["Dataset", "Split", "close_files", "open_dataset"]
 
 MAX_OPEN_FILES = 16
+#: Fewer samples at once are left to HDF5: they are not worth loading a compiler.
+MIN_RAW = 8
 
 
 # -- open files ----------------------------------------------------------------------------------
@@ -46,12 +51,14 @@ class _Open:
         self.checked: set[_Part] = set()
         self._datasets: dict[str, h5py.Dataset] = {}
         self._meshes: RaggedReader | None = None
+        self._raw: dict[str, RawChunks | None] = {}
 
     @property
     def meshes(self) -> RaggedReader:
         """Meshes of the samples, for layout ``"ragged"``."""
         if self._meshes is None:
-            self._meshes = RaggedReader(self.file)
+            with translate_h5(self.file.filename, "mesh"):
+                self._meshes = RaggedReader(self.file)
         return self._meshes
 
     def dataset(self, path: str) -> h5py.Dataset:
@@ -62,12 +69,22 @@ class _Open:
         SchemaError
         """
         if path not in self._datasets:
-            self._datasets[path] = _file.get_dataset(self.file, path)
+            with translate_h5(self.file.filename, path):
+                self._datasets[path] = _file.get_dataset(self.file, path)
         return self._datasets[path]
+
+    def raw(self, path: str) -> RawChunks | None:
+        """Chunks of a dataset that can be read without HDF5."""
+        if path not in self._raw:
+            from ._raw import RawChunks
+
+            self._raw[path] = RawChunks.of(self.dataset(path))
+        return self._raw[path]
 
     def close(self) -> None:
         """Close the file and with it the datasets."""
         self._datasets.clear()
+        self._raw.clear()
         self._meshes = None
         self.file.close()
 
@@ -200,6 +217,11 @@ class Split:
     def files(self) -> tuple[Path, ...]:
         """Files the samples lie in."""
         return tuple(dict.fromkeys(p.path for p in self._parts))
+
+    @property
+    def part_sizes(self) -> tuple[int, ...]:
+        """Samples in each file, in order."""
+        return tuple(p.n for p in self._parts)
 
     @property
     def ids(self) -> np.ndarray:
@@ -489,7 +511,9 @@ class Split:
                         with translate_h5(self._parts[k].path, path):
                             out[name][where] = ds[...] if cut is None else cut.read(ds, ...)
                     else:
-                        self._fill(ds, path, local, where, out[name], cut)
+                        raw = opened.raw(path) if cut is None and len(index) >= MIN_RAW else None
+                        if raw is None or not raw.read(local, where, out[name]):
+                            self._fill(ds, path, local, where, out[name], cut)
         return out
 
     def _fill_ragged(

@@ -31,9 +31,9 @@ class FemParameters(Parameters):
 
     sample_on: Literal["mesh", "grid"] = Field(
         "mesh",
-        description="mesh: values at the points of the mesh; grid: values of the same solution on a "
-        "regular grid over the box, and a field mask, 1 inside the domain and 0 outside, where the "
-        "other fields are 0",
+        description="mesh: values at the points of the mesh; grid: values of the same solution on "
+        "a regular grid over the box, and a field mask, 1 inside the domain and 0 outside, where "
+        "the other fields are 0. The resolution then counts the grid's points per axis",
     )
 
 
@@ -55,8 +55,6 @@ class FemProblem(Problem):
     params: Any
     #: One domain for all samples.
     fixed_domain: bool = True
-    #: Longer side of the box divided by the mesh size is the resolution times this.
-    cells_factor: float = 1.0
     #: Stored times, for time-dependent problems.
     times: tuple[float, ...] = (0.0,)
     #: Box that holds the domains of all samples.
@@ -65,7 +63,9 @@ class FemProblem(Problem):
 
     def __init__(self, **params: Any) -> None:
         super().__init__(**params)
-        self._meshes: OrderedDict[tuple[int, int], Any] = OrderedDict()
+        if self.params.sample_on == "grid":
+            self.dim, self.resolution_counts = 2, "points per axis"  # type: ignore[misc]
+        self._meshes: OrderedDict[Any, Any] = OrderedDict()
         self._solvers: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -120,14 +120,16 @@ class FemProblem(Problem):
     # -- what follows from it --------------------------------------------------------------
 
     def mesh_size(self, resolution: tuple[int, ...]) -> float:
-        """Length of the edges."""
-        return max(hi - lo for lo, hi in self.box) / (resolution[0] * self.cells_factor)
+        """Length of the edges: the longer side over the resolution, or the grid's spacing."""
+        if self.params.sample_on == "grid":
+            return max(self.grid(resolution).spacing)
+        return max(hi - lo for lo, hi in self.box) / resolution[0]
 
     def triangulation(self, inputs: Any, resolution: tuple[int, ...], level: int = 0) -> Any:
         """Mesh of a sample, its edges halved `level` times."""
         from solvers.fenicsx import triangulate
 
-        key = (resolution[0], level)
+        key = (resolution, level)
         if self.fixed_domain and key in self._meshes:
             self._meshes.move_to_end(key)
             return self._meshes[key]
@@ -142,12 +144,11 @@ class FemProblem(Problem):
         return mesh
 
     def grid(self, resolution: tuple[int, ...]) -> Grid:
-        """Grid over the box, its spacing the mesh size."""
-        h = self.mesh_size(resolution)
+        """Grid over the box."""
         return Grid(
             tuple(
-                Axis(name, max(round((hi - lo) / h), 2) + 1, lo, hi, units=self.length_units)
-                for name, (lo, hi) in zip("xy", self.box, strict=True)
+                Axis(name, n, lo, hi, units=self.length_units)
+                for name, n, (lo, hi) in zip("xy", resolution, self.box, strict=True)
             )
         )
 
@@ -267,7 +268,7 @@ class _Sampler:
         double = 2 * mesh.areas
         for i in range(reach[0]):
             for j in range(reach[1]):
-                index = first + (i, j)
+                index = first + np.array([i, j])
                 k = np.flatnonzero((index <= last).all(axis=1))
                 x = lower + index[k] * h
                 l1 = _cross(c[k] - b[k], x - b[k]) / double[k]

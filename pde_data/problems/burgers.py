@@ -209,16 +209,20 @@ class Burgers2D(PeriodicEvolution):
         return -self.params.viscosity * space.k2
 
     def nonlinear(self, space: Fourier, inputs: Any) -> Callable[[np.ndarray, float], np.ndarray]:
-        """``-(u . grad) u``."""
+        """``-(u . grad) u = -grad(|u|^2 / 2) + (u_y, -u_x) curl(u)``: six transforms."""
+        gradient = -1j * np.stack([np.broadcast_to(k, space.shape) for k in space.k])
 
         def transport(v: np.ndarray, t: float) -> np.ndarray:
-            u, u_x, u_y = space.evaluate(
-                np.stack([v, space.derivative(v, 0), space.derivative(v, 1)])
-            )
-            u_x *= u[0]
-            u_y *= u[1]
-            u_x += u_y
-            return -space.project(u_x)
+            curl = space.derivative(v[1], 0) - space.derivative(v[0], 1)
+            w = space.evaluate(np.concatenate([v, curl[None]]))
+            products = np.empty_like(w)
+            np.multiply(w[1], w[2], out=products[0])
+            np.multiply(w[0], -w[2], out=products[1])
+            products[2] = 0.5 * (w[0] ** 2 + w[1] ** 2)
+            c = space.project(products)
+            out: np.ndarray = gradient * c[2]
+            out += c[:2]
+            return out
 
         return transport
 

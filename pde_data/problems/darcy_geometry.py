@@ -213,7 +213,8 @@ class DarcyGeometry(FemProblem):
 
     def sample(self, rng: np.random.Generator) -> dict[str, Any]:
         """Draw the polygon, and boundary values or coefficient."""
-        p, out = self.params, {}
+        p = self.params
+        out: dict[str, Any] = {}
         if not self.fixed_domain:
             out["polygon"] = random_polygon(rng, p.n_corners, p.max_holes)
         if self.varying == "boundary":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -88,70 +89,55 @@ class PendulumParameters(ForcedODEParameters):
     )
 
 
-# u(t) as the compiled right-hand sides see it: p = (kind, lower, upper, period, n, c_1 ... c_n)
+_SYSTEMS = ("antiderivative", "nonlinear_ode", "gravity_pendulum")
 
 
-def _pack(u: FunctionSample) -> np.ndarray:
-    """Return parameters from which `_forcing` evaluates u."""
+def pack(system: str, u: FunctionSample, k: float = 1.0) -> np.ndarray:
+    """Return the parameters of the compiled right-hand side."""
     space = u.space
-    kind = 0.0 if isinstance(space, GaussianSpace) else 1.0 + isinstance(space, ChebyshevSpace)
+    kind = 0 if isinstance(space, GaussianSpace) else 1 + isinstance(space, ChebyshevSpace)
     period = space.period if isinstance(space, GaussianSpace) else 1.0
-    return np.array([kind, *space.bounds, period, u.coefficients.size, *u.coefficients])
+    return np.array([_SYSTEMS.index(system), k, kind, *space.bounds, period, *u.coefficients])
 
 
-def _forcing(t: float, p: np.ndarray) -> float:
-    kind, lower, n = p[0], p[1], int(p[4])
-    if kind == 0.0:  # Clenshaw for cosines and sines
+def _derivative(t: float, x: np.ndarray, p: np.ndarray, out: np.ndarray) -> None:
+    """Write the derivative; ``p = (system, k, kind of u, lower, upper, period, c_0, c_1, ...)``.
+
+    One function for all, so that numba can keep it on disk.
+    """
+    c = p[6:]
+    n = c.size
+    a1, a2, b1, b2 = 0.0, 0.0, 0.0, 0.0
+    if p[2] == 0.0:  # Fourier series: Clenshaw for cosines and for sines
         m = (n - 1) // 2
-        angle = 2 * np.pi / p[3] * (t - lower)
+        angle = 2 * np.pi / p[5] * (t - p[3])
         c2 = 2 * np.cos(angle)
-        a1, a2, b1, b2 = 0.0, 0.0, 0.0, 0.0
         for k in range(m, 0, -1):
-            a1, a2 = p[5 + k] + c2 * a1 - a2, a1
-            b1, b2 = p[5 + m + k] + c2 * b1 - b2, b1
-        return p[5] + 0.5 * c2 * a1 - a2 + np.sin(angle) * b1
-    s = (t - lower) / (p[2] - lower)
-    if kind == 1.0:  # Horner
-        total = 0.0
+            a1, a2 = c[k] + c2 * a1 - a2, a1
+            b1, b2 = c[m + k] + c2 * b1 - b2, b1
+        u = c[0] + 0.5 * c2 * a1 - a2 + np.sin(angle) * b1
+    elif p[2] == 1.0:  # power series: Horner
+        s = (t - p[3]) / (p[4] - p[3])
         for k in range(n - 1, -1, -1):
-            total = total * s + p[5 + k]
-        return total
-    s = 2 * s - 1
-    a1, a2 = 0.0, 0.0
-    for k in range(n - 1, 0, -1):
-        a1, a2 = p[5 + k] + 2 * s * a1 - a2, a1
-    return p[5] + s * a1 - a2
-
-
-def _make_rhs() -> tuple[Any, Any, Any]:
-    import numba
-
-    forcing = numba.njit("float64(float64, float64[::1])", cache=True)(_forcing)
-
-    @compiled_rhs
-    def antiderivative(t: float, x: np.ndarray, p: np.ndarray, out: np.ndarray) -> None:
-        out[0] = forcing(t, p)
-
-    @compiled_rhs
-    def nonlinear(t: float, x: np.ndarray, p: np.ndarray, out: np.ndarray) -> None:
-        out[0] = -x[0] * x[0] + forcing(t, p)
-
-    @compiled_rhs
-    def pendulum(t: float, x: np.ndarray, p: np.ndarray, out: np.ndarray) -> None:
+            a1 = a1 * s + c[k]
+        u = a1
+    else:  # Chebyshev series: Clenshaw
+        s = 2 * (t - p[3]) / (p[4] - p[3]) - 1
+        for k in range(n - 1, 0, -1):
+            a1, a2 = c[k] + 2 * s * a1 - a2, a1
+        u = c[0] + s * a1 - a2
+    if p[0] == 0.0:
+        out[0] = u
+    elif p[0] == 1.0:
+        out[0] = -x[0] * x[0] + u
+    else:
         out[0] = x[1]
-        out[1] = -p[p.size - 1] * np.sin(x[0]) + forcing(t, p)
-
-    return antiderivative, nonlinear, pendulum
+        out[1] = -p[1] * np.sin(x[0]) + u
 
 
-_RHS: dict[str, Any] = {}
-
-
-def _rhs(name: str) -> Any:
-    if not _RHS:
-        _RHS.update(zip(("antiderivative", "nonlinear_ode", "gravity_pendulum"), _make_rhs(),
-                        strict=True))  # fmt: skip
-    return _RHS[name]
+@lru_cache(maxsize=1)
+def _rhs() -> Any:
+    return compiled_rhs(_derivative)
 
 
 class _ForcedODE(Problem):
@@ -227,7 +213,7 @@ class _ForcedODE(Problem):
 
     def parameters(self, inputs: FunctionSample) -> np.ndarray:
         """Return the parameters of the compiled right-hand side."""
-        return _pack(inputs)
+        return pack(self.name, inputs)
 
     def solve(
         self, inputs: FunctionSample, resolution: tuple[int, ...], *, solver: str,
@@ -236,7 +222,7 @@ class _ForcedODE(Problem):
         """Integrate from rest at the tolerance `rtol` of a step."""
         self.check_solver(solver)
         r = solve_ode(
-            _rhs(self.name), np.zeros(len(self.states)), self.times(resolution),
+            _rhs(), np.zeros(len(self.states)), self.times(resolution),
             params=self.parameters(inputs), method=solver.upper(), rtol=rtol,
         )  # fmt: skip
         fields = {name: r.x[:, k] for k, (name, _, _) in enumerate(self.states)}
@@ -277,7 +263,7 @@ class _ForcedODE(Problem):
         steps, errors = (8, 12, 16), []
         for n in steps:
             x = solve_ode(
-                _rhs(self.name), np.zeros(len(self.states)), [0.0, self.params.horizon],
+                _rhs(), np.zeros(len(self.states)), [0.0, self.params.horizon],
                 params=self.parameters(inputs), steps=n, verify=None,
             ).x[-1]  # fmt: skip
             errors.append(float(np.abs(x - truth).max()))
@@ -439,7 +425,7 @@ class GravityPendulum(_ForcedODE):
 
     def parameters(self, inputs: FunctionSample) -> np.ndarray:
         """Return the parameters of the compiled right-hand side."""
-        return np.append(_pack(inputs), self.params.k)
+        return pack(self.name, inputs, self.params.k)
 
     def checks(self) -> Iterable[Check]:
         """Check energy under a constant torque; period by the elliptic integral; order 8."""
@@ -456,15 +442,13 @@ class GravityPendulum(_ForcedODE):
                 f"energy balance, constant torque, {solver}", float(np.abs(energy).max()), 1e-8,
                 kind="invariant",
             )  # fmt: skip
-        free = np.append(_pack(FunctionSample(space, np.zeros(1))), k)
+        free = pack(self.name, FunctionSample(space, np.zeros(1)), k)
         amplitude = 1.2
         period = 4 * float(ellipk(np.sin(amplitude / 2) ** 2)) / np.sqrt(k)
-        x = solve_ode(_rhs(self.name), [amplitude, 0.0], [0.0, period], params=free).x[-1]
+        x = solve_ode(_rhs(), [amplitude, 0.0], [0.0, period], params=free).x[-1]
         error = float(np.abs(x - [amplitude, 0.0]).max())
         yield at_most("unforced: back after the period 4 K(m)/sqrt(k)", error, 1e-8)
         u = _smooth(horizon)
         times = np.array([0.0, horizon])
-        truth = solve_ode(
-            _rhs(self.name), [0.0, 0.0], times, params=self.parameters(u), rtol=1e-13
-        ).x[-1]
+        truth = solve_ode(_rhs(), [0.0, 0.0], times, params=self.parameters(u), rtol=1e-13).x[-1]
         yield self._order("order in time, fixed steps", u, truth)

@@ -43,8 +43,9 @@ class _FunctionParameters(EvolutionParameters):
     )
     space: Literal["gaussian", "chebyshev", "power_series"] = Field(
         "gaussian",
-        description="distribution of V: Gaussian process with kernel exp(-(x - x')^2/(2 length^2)); "
-        "or a series with coefficients uniform in [-amplitude, amplitude]",
+        description="distribution of V: Gaussian process with kernel "
+        "exp(-(x - x')^2/(2 length^2)); or a series with coefficients uniform in "
+        "[-amplitude, amplitude]",
     )
     length: float | None = Field(
         None, ge=0.01, le=100, description="correlation length of V; gaussian, default 0.2"
@@ -263,7 +264,7 @@ class DeepONetAdvection(_Line):
         return Grid((Axis("x", resolution[0], periodic=self.params.case in ("I", "IV")),))
 
     def input_specs(self) -> tuple[FieldSpec, ...]:
-        """Initial values or speed."""
+        """Return the initial values or the speed."""
         if self.params.case in ("I", "II"):
             return (FieldSpec("u", "initial values"),)
         return (FieldSpec("u", "speed", valid_min=0.0),)
@@ -278,7 +279,7 @@ class DeepONetAdvection(_Line):
         )
 
     def _case(self, v: Function) -> tuple[Function, Function, Function | None]:
-        """Initial values, speed and inflow."""
+        """Return initial values, speed and inflow."""
         case = self.params.case
         if case == "I":
             return lambda x: v(np.sin(np.pi * x) ** 2), np.ones_like, None
@@ -295,6 +296,7 @@ class DeepONetAdvection(_Line):
         solver: str, rtol: float, refine: float = 1.0,
     ) -> Solution:  # fmt: skip
         """Solve along the characteristics, or by upwind differences of third order."""
+        p = self.params
         start, speed, inflow = self._case(inputs)
         x = grid.coords[0]
         # exact first: it refuses speeds that are not positive
@@ -302,19 +304,24 @@ class DeepONetAdvection(_Line):
         if solver == "upwind":
             entering = None if inflow is None else lambda t: float(inflow(np.asarray(t)))
             r = solve_advection(
-                start(x), times, grid, speed=speed(x), inflow=entering, courant=0.5 / refine
-            )
-        u = start(x) if self.params.case in ("I", "II") else speed(x)
+                start(x), times, grid, speed=speed(x), inflow=entering,
+                rtol=p.time_rtol / refine**4,
+            )  # fmt: skip
+        u = start(x) if p.case in ("I", "II") else speed(x)
         return Solution(
             {"u": u, "s": r.x}, r.residual if solver != "upwind" else 0.0, r.iterations,
             r.seconds, r.solver, time_error=r.info["time_error"],
         )  # fmt: skip
 
     def convergence_order(self, solver: str) -> float:
-        """Infinite for characteristics; of differences 3, or what the kinks leave in L2."""
+        """Infinite for characteristics; of differences 3, or what the kinks leave in L2.
+
+        A kink of the solution itself (II, III) leaves 3/4 of 3/2; that of its slope in IV is weak:
+        2.5 is measured on 100 to 400 points.
+        """
         if solver == "characteristics":
             return math.inf
-        return {"I": 3.0, "II": 1.125, "III": 1.125, "IV": 1.875}[self.params.case]
+        return {"I": 3.0, "II": 1.125, "III": 1.125, "IV": 2.5}[self.params.case]
 
     def discretization(self, solver: str, resolution: tuple[int, ...]) -> str:
         """Say what the solver discretizes with."""
@@ -323,16 +330,17 @@ class DeepONetAdvection(_Line):
         return "upwind differences of third order; RK4 in time"
 
     def checks(self) -> Iterator[Check]:
-        """Closed forms of the four cases; differences against the characteristics."""
+        """Compare with closed forms of the four cases, and differences with characteristics."""
         rng = np.random.default_rng(0)
-        v = GaussianSpace(0.2).draw(rng)
+        v: Any = GaussianSpace(0.2).draw(rng)
         for case in ("I", "II", "III", "IV"):
             p = DeepONetAdvection(case=case, n_times=11)
             grid, t = p.grid((100,)), p.times
             x = grid.coords[0]
             y = x[None, :] - t[:, None]
             if case == "I":
-                w, truth = v, v(np.sin(np.pi * y) ** 2)
+                w: Function = v
+                truth = v(np.sin(np.pi * y) ** 2)
             elif case == "II":
                 w, truth = v, np.where(y >= 0, y * v(np.clip(y, 0, 1)), 0.0)
             elif case == "III":  # a = 1.2 + 0.3 x: x + 4 grows as exp(0.3 t)
@@ -378,9 +386,9 @@ class DeepONetAdvection(_Line):
             values = advect_exactly(start, [0.0, t], line, speed=speed, inflow=np.zeros_like).x[1]
             return np.interp(points, line.coords[0], values)
 
-        t = 0.02
-        s_t = (at(x, t + d) - at(x, t - d)) / (2 * d)
-        s_x = (at(x + 10 * d, t) - at(x - 10 * d, t)) / (20 * d)
+        now = 0.02
+        s_t = (at(x, now + d) - at(x, now - d)) / (2 * d)
+        s_x = (at(x + 10 * d, now) - at(x - 10 * d, now)) / (20 * d)
         residual = float(np.abs(s_t + speed(x) * s_x).max())
         yield at_most("residual of the equation, variable speed", residual, 1e-3)
 
@@ -388,6 +396,9 @@ class DeepONetAdvection(_Line):
 class AdvectionDiffusionParameters(_FunctionParameters):
     """Parameters of `AdvectionDiffusion`."""
 
+    time_rtol: float = Field(
+        1e-6, ge=1e-12, le=0.1, description="without effect: the solution is exact in time"
+    )
     speed: float = Field(1.0, ge=-100, le=100, description="a, constant")
     D: float = Field(0.1, gt=0, le=100, description="diffusivity")
 
@@ -415,7 +426,7 @@ class AdvectionDiffusion(_Line):
     params: AdvectionDiffusionParameters
 
     def input_specs(self) -> tuple[FieldSpec, ...]:
-        """Initial values."""
+        """Return the initial values."""
         return (FieldSpec("u", "initial values"),)
 
     def constants(self) -> tuple[ScalarSpec, ...]:
@@ -460,7 +471,7 @@ class AdvectionDiffusion(_Line):
         return "Fourier series, exact in time"
 
     def checks(self) -> Iterator[Check]:
-        """``V(y) = 1 - 2 y`` makes cos(2 pi x): one wave; and Crank-Nicolson finite volumes agree."""
+        """Follow one wave, of ``V(y) = 1 - 2 y``; compare with finite volumes; moving frame."""
         p = AdvectionDiffusion(n_times=5)
         grid, t = p.grid((40,)), p.times
         s = p.solve(lambda y: 1 - 2 * y, (40,), solver="fourier")

@@ -52,14 +52,14 @@ class DiffusionReactionParameters(EvolutionParameters):
 class DiffusionReaction(Evolution):
     """Two-dimensional FitzHugh-Nagumo system in (-1, 1)^2 with no-flow walls.
 
-    ``u_t = Du laplace(u) + u - u^3 - k - v`` and ``v_t = Dv laplace(v) + u - v``, all dimensionless.
+    ``u_t = Du laplace(u) + u - u^3 - k - v``, ``v_t = Dv laplace(v) + u - v``, all dimensionless.
 
     Notes
     -----
     The set-up of PDEBench's 2D diffusion-reaction set [1]_, but for the initial values: there white
     noise on the grid's points, which is no function of space; here Gaussian fields of cosine modes,
-    by default of correlation length near 0.1. They continue evenly across the walls, and so does the
-    solution: cosine series are of spectral accuracy.
+    by default of correlation length near 0.1. They continue evenly across the walls, and so does
+    the solution: cosine series are of spectral accuracy.
 
     References
     ----------
@@ -104,7 +104,7 @@ class DiffusionReaction(Evolution):
         )
 
     def input_specs(self) -> tuple[FieldSpec, ...]:
-        """Initial values."""
+        """Return the initial values."""
         return (
             FieldSpec("u0", "initial activator", location="cell_center"),
             FieldSpec("v0", "initial inhibitor", location="cell_center"),
@@ -181,7 +181,7 @@ class DiffusionReaction(Evolution):
         return "cell-centered finite volumes; ARK4(3)6L in time"
 
     def checks(self) -> Iterator[Check]:
-        """A manufactured mode, a four times finer reference, the limit of uniform values, time."""
+        """Compare with a linear mode and a finer reference; order in space and time."""
         yield from _linear_mode()
         p = DiffusionReaction(t_end=0.5, n_times=3, tau=4.0, n_modes=4, time_rtol=1e-7)
         inputs = p.sample(np.random.default_rng(1))
@@ -195,8 +195,7 @@ class DiffusionReaction(Evolution):
             own, truth = ({q: v.fields[q] for q in ("u", "v")} for v in (s, ref))
             errors.append(space_time_error(own, truth, p.grid((n, n)), p.times))
         yield order_check(
-            "order in space, finite_volume against spectral",
-            [1 / 24, 1 / 40, 1 / 64], errors, 2.0
+            "order in space, finite_volume against spectral", [1 / 24, 1 / 40, 1 / 64], errors, 2.0
         )
         grid = p.grid((12, 12))
         u0 = np.stack([inputs["u0"](grid), inputs["v0"](grid)])
@@ -316,7 +315,7 @@ class FisherKPP(Evolution):
         ).normalized()
 
     def input_specs(self) -> tuple[FieldSpec, ...]:
-        """Initial values."""
+        """Return the initial values."""
         p = self.params
         return (FieldSpec("u0", "initial density", valid_min=p.low, valid_max=p.high),)
 
@@ -428,5 +427,3 @@ def _traveling_wave() -> Iterator[Check]:
         {"u": s.fields["u"]}, exact(p.grid((256,)), p.times), p.grid((256,)), p.times
     )
     yield at_most("traveling front, spectral, 256 points", gap, 1e-7)
-
-

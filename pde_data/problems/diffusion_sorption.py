@@ -95,7 +95,7 @@ class DiffusionSorption(Evolution):
         ).normalized()
 
     def input_specs(self) -> tuple[FieldSpec, ...]:
-        """Initial concentration."""
+        """Return the initial concentration."""
         p = self.params
         return (FieldSpec("u0", "initial concentration", valid_min=p.low, valid_max=p.high),)
 

@@ -212,7 +212,14 @@ class Elasticity(PlateWithHole):
 def elasticity_checks() -> Iterable[Check]:
     """Known solutions of linear elasticity."""
     from solvers.fenicsx import Elasticity as Solver
-    from solvers.fenicsx import circle, kirsch_stress, lame, plate_with_holes, rectangle, triangulate
+    from solvers.fenicsx import (
+        circle,
+        kirsch_stress,
+        lame,
+        plate_with_holes,
+        rectangle,
+        triangulate,
+    )
 
     lam, mu = 1.5, 1.0
     sides = ("bottom", "right", "left")
@@ -284,5 +291,7 @@ def elasticity_checks() -> Iterable[Check]:
     })  # fmt: skip
     s = body.stress(r.x, lam, mu)
     at = int(np.argmin(np.linalg.norm(mesh.points - (0.0, 1.0), axis=1)))
-    yield agreement("stress at the hole over the tension (Kirsch: 3)", s[at, 0, 0], 3.0, within=0.09)
+    yield agreement(
+        "stress at the hole over the tension (Kirsch: 3)", s[at, 0, 0], 3.0, within=0.09
+    )
     yield at_most("hole free of load", abs(s[at, 1, 1]), 0.09)

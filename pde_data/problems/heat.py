@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -239,7 +240,7 @@ class Heat(Evolution):
                 v = ms.fields(grid)
                 r = solve_parabolic(
                     v["u"], t, grid, diffusivity=v["a"], boundary=kinds, rtol=1e-6,
-                    source=lambda s, v=v: np.exp(-s) * (v["f"] - v["u"]),
+                    source=partial(_decaying, v["f"] - v["u"]),
                 )  # fmt: skip
                 errors.append(grid.norm(r.x[-1] - np.exp(-t[-1]) * v["u"]))
                 h.append(grid.spacing[0])
@@ -268,6 +269,10 @@ class Heat(Evolution):
             "heat is conserved between insulated walls", np.abs(heat - heat[0]).max() / size,
             1e-12, kind="invariant",
         )  # fmt: skip
+
+
+def _decaying(f: np.ndarray, t: float) -> np.ndarray:
+    return np.exp(-t) * f
 
 
 def _mode(pair: tuple[str, str], a: float, transfer: float) -> tuple[float, Any]:

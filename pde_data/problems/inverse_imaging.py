@@ -57,9 +57,9 @@ class ImagingParameters(Parameters):
 class DeblurringParameters(ImagingParameters):
     """Parameters of `Deblurring`."""
 
-    kernel: Literal["gaussian", "disk", "motion"] = Field(
+    kernel: Literal["gaussian", "disk", "motion", "none"] = Field(
         "gaussian", description="gaussian: width is the standard deviation; disk (defocus): the "
-        "radius; motion: the length of a line",
+        "radius; motion: the length of a line; none: denoising",
     )  # fmt: skip
     width: float = Field(1.0, ge=0.1, le=50, description="size of the kernel, pixels")
     angle: float = Field(
@@ -331,6 +331,8 @@ class Deblurring(_Imaging):
     def kernel(self) -> np.ndarray:
         """Return the kernel, sum 1."""
         p = self.params
+        if p.kernel == "none":
+            return np.ones((1, 1))
         if p.kernel == "gaussian":
             return gaussian_kernel(p.width)
         return disk_kernel(p.width) if p.kernel == "disk" else motion_kernel(p.width, p.angle)

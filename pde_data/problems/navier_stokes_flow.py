@@ -28,7 +28,9 @@ class NavierStokesFlowParameters(FemParameters):
     """Parameters of `NavierStokesFlow`."""
 
     unsteady: bool = Field(
-        False, description="store the flow from rest at n_times times, instead of the steady flow"
+        False,
+        description="store the flow at n_times times, from the Stokes flow on, instead of "
+        "the steady flow",
     )
     re_range: tuple[float, float] | None = Field(
         None,
@@ -77,8 +79,9 @@ class NavierStokesFlow(FemProblem):
     Channel 2.2 m x 0.41 m; inflow ``6 U y (H - y) / H^2``; no slip on walls and cylinder; outflow
     ``nu du/dn = p n``; density 1 kg/m^3, `p` the kinematic pressure. The Reynolds number ``U D /
     nu`` uses the sample's diameter. With center (0.2, 0.2), radius 0.05 and Re = 20 this is the
-    benchmark 2D-1 [1]_, ``c_D = 5.5795``, ``c_L = 0.0106``; the unsteady one starts from rest (the
-    fluid jumps to the inflow) and at Re = 100 becomes 2D-2 in the long run.
+    benchmark 2D-1 [1]_, ``c_D = 5.5795``, ``c_L = 0.0106``; the unsteady one starts from the
+    Stokes flow in the same channel, and has the viscosity of 2D-2 at Re = 100. Its first pressure
+    is that of the first time step; `time_error` is that of the velocity.
 
     References
     ----------
@@ -162,7 +165,7 @@ class NavierStokesFlow(FemProblem):
         self, inputs: Mapping[str, Any], mesh: Any, rtol: float
     ) -> tuple[dict[str, np.ndarray], SolveResult, dict[str, float]]:
         """Solve with Taylor-Hood elements."""
-        from solvers.fenicsx import NavierStokes
+        from solvers.fenicsx import NavierStokes, Stokes
 
         p, n = self.params, len(mesh.points)
         diameter = 2 * float(inputs["obstacles"][0, 2])
@@ -175,11 +178,12 @@ class NavierStokesFlow(FemProblem):
         velocity = {"inlet": inflow, "wall": 0.0, "hole": 0.0}
         flow = self.family(mesh, NavierStokes)
         if p.unsteady:
-            # no larger steps than the inflow crosses half a cell of the channel in
+            u0 = self.family(mesh, Stokes).solve(nu, velocity, rtol=rtol).x[:, :2]
+            # steps in which the inflow crosses a quarter of a cell
             interval = self.times[1] - self.times[0]
-            steps = max(4, math.ceil(interval * 3 * p.mean_speed / (0.25 * mesh.size)))
+            steps = max(4, math.ceil(interval * 3 * p.mean_speed / (0.5 * mesh.size)))
             r = flow.evolve(
-                (0.0, 0.0), self.times, nu, velocity, time_tol=p.time_tol, n_steps=steps, rtol=rtol
+                u0, self.times, nu, velocity, time_tol=p.time_tol, n_steps=steps, rtol=rtol
             )
             return {"velocity": r.x[:, :n, :2], "p": r.x[:, :n, 2]}, r, scalars
         r = flow.solve(nu, velocity, rtol=rtol)
@@ -202,7 +206,7 @@ def navier_stokes_checks() -> Iterable[Check]:
     """Known flows."""
     from solvers.fenicsx import NavierStokes, rectangle, triangulate
 
-    sizes, velocities, pressures = manufactured_flow(NavierStokes, 1.0, 1.0)
+    sizes, velocities, pressures = manufactured_flow(NavierStokes, 10.0, 1.0)
     yield order_check("order in space, velocity", sizes, velocities, 3.0)
     yield order_check("order in space, pressure", sizes, pressures, 2.0)
 
@@ -215,31 +219,19 @@ def navier_stokes_checks() -> Iterable[Check]:
             f"{name} coefficient", s.scalars[name], value, within=0.01 * value, note=note
         )
 
-    # Taylor-Green vortex: exact solution that decays; mesh fine enough for the time error to show
-    nu = 0.05
-
-    def decay(t: float) -> Any:
-        def velocity(x: np.ndarray) -> np.ndarray:
-            c, s = np.cos(np.pi * x), np.sin(np.pi * x)
-            return math.exp(-2 * np.pi**2 * nu * t) * np.stack([s[0] * c[1], -c[0] * s[1]])
-
-        return velocity
-
-    mesh = triangulate(rectangle(), 1 / 8).refined()
+    # from rest, dragged along by the boundary; compared with much smaller steps
+    mesh = triangulate(rectangle(), 1 / 8)
     flow = NavierStokes(mesh)
 
-    def slip(x: np.ndarray) -> np.ndarray:
-        return decay(0.0)(x)
+    def whirl(x: np.ndarray) -> np.ndarray:
+        c, s = np.cos(np.pi * x), np.sin(np.pi * x)
+        return np.stack([s[0] * c[1], -c[0] * s[1]])
 
-    # closed box with the vortex's own (tangential) values would need them to decay: take a moving
-    # wall with a manufactured steady flow and start off it, compared with much smaller steps
     results = [
         flow.evolve(
-            (0.0, 0.0), [0.0, 0.2], nu, dict.fromkeys(mesh.names, slip), time_tol=1e9, n_steps=n
-        ).x
-        for n in (8, 16, 32, 512)
+            (0.0, 0.0), [0.0, 0.2], 0.05, dict.fromkeys(mesh.names, whirl), time_tol=1e9, n_steps=n
+        ).x[1, :, :2]
+        for n in (8, 16, 32, 256)
     ]
-    errors = [
-        flow.mesh.errors((x - results[-1])[1][:, :2], 2, lambda x: 0 * x)[0] for x in results[:-1]
-    ]
+    errors = [float(np.linalg.norm(x - results[-1])) for x in results[:-1]]
     yield order_check("order in time", [1 / 16, 1 / 32, 1 / 64], errors, 2.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -176,8 +177,7 @@ _NAMES = tuple(f.name for f in FAMILIES)
 _GROUPS = {"odebench": tuple(f.name for f in _ODEBENCH)}
 
 
-@compiled_rhs
-def _rhs(t: float, y: np.ndarray, p: np.ndarray, out: np.ndarray) -> None:
+def _derivative(t: float, y: np.ndarray, p: np.ndarray, out: np.ndarray) -> None:
     """Write the derivative of any family: ``p = (position in FAMILIES, parameters...)``."""
     family, c0 = int(p[0]), p[1]
     if family == 0:
@@ -217,6 +217,11 @@ def _rhs(t: float, y: np.ndarray, p: np.ndarray, out: np.ndarray) -> None:
     else:
         flow = y[0] ** 2 * y[1]
         out[0], out[1] = -y[0] + 0.1 * y[1] + flow, c0 - 0.1 * y[1] - flow
+
+
+@lru_cache(maxsize=1)
+def _rhs() -> Any:
+    return compiled_rhs(_derivative)
 
 
 class ODEFamiliesParameters(Parameters):
@@ -438,7 +443,7 @@ class ODEFamilies(Problem):
         family = FAMILIES[inputs.family]
         times = self.times(family, resolution[0])
         r = solve_ode(
-            _rhs, inputs.x0, times, params=(inputs.family, *inputs.parameters),
+            _rhs(), inputs.x0, times, params=(inputs.family, *inputs.parameters),
             method=solver.upper(), rtol=rtol,
         )  # fmt: skip
         names = self.parameter_names()
@@ -506,7 +511,7 @@ class ODEFamilies(Problem):
         errors = []
         for n in steps:
             x = solve_ode(
-                _rhs, (0.4, -0.03), (0.0, 10.0), params=(0.0, 2.1), steps=n, verify=None
+                _rhs(), (0.4, -0.03), (0.0, 10.0), params=(0.0, 2.1), steps=n, verify=None
             ).x[-1]
             w = np.sqrt(2.1)
             errors.append(abs(x[0] - 0.4 * np.cos(10 * w) + 0.03 / w * np.sin(10 * w)))
@@ -522,7 +527,7 @@ def _integrate(
     name: str, parameters: tuple[float, ...], x0: tuple[float, ...], t: np.ndarray, solver: str
 ) -> np.ndarray:
     p = (_NAMES.index(name), *parameters)
-    return solve_ode(_rhs, x0, t, params=p, method=solver.upper(), verify=None).x
+    return solve_ode(_rhs(), x0, t, params=p, method=solver.upper(), verify=None).x
 
 
 def reference_rhs(family: int, parameters: tuple[float, ...]) -> Callable[..., list[float]]:
@@ -531,7 +536,7 @@ def reference_rhs(family: int, parameters: tuple[float, ...]) -> Callable[..., l
 
     def f(t: float, y: np.ndarray) -> list[float]:
         out = np.empty(len(y))
-        _rhs.py_func(t, y, p, out)
+        _derivative(t, y, p, out)
         return out.tolist()
 
     return f
@@ -544,7 +549,7 @@ def family_error(family: ODEFamily, index: int, *, rtol: float = 1e-10) -> float
     parameters = tuple(map(float, family.environments(None, "training", 0.1)[0]))
     x0 = np.array(family.corners[0] if family.corners else family.upper)
     t = np.linspace(0.0, family.horizon, 6)
-    x = solve_ode(_rhs, x0, t, params=(index, *parameters), rtol=rtol, verify=None).x
+    x = solve_ode(_rhs(), x0, t, params=(index, *parameters), rtol=rtol, verify=None).x
     reference = solve_ivp(
         reference_rhs(index, parameters), (0.0, family.horizon), x0, "DOP853", t, rtol=1e-11,
         atol=1e-13,

@@ -42,8 +42,8 @@ class WaveParameters(EvolutionParameters):
     c_modes: int = Field(6, ge=2, le=256, description="modes per axis of the field behind c")
     amplitude: float = Field(1.0, gt=0, le=1e6, description="standard deviation of u0, Pa")
     alpha: float = Field(
-        4.0, gt=1, le=20, description="smoothness of the Gaussian fields u0 and behind c, covariance "
-        "(-Laplacian + tau^2)^(-alpha)",
+        4.0, gt=1, le=20, description="smoothness of the Gaussian fields u0 and behind c, "
+        "covariance (-Laplacian + tau^2)^(-alpha)",
     )  # fmt: skip
     tau: float = Field(12.0, gt=0, le=1e3, description="inverse correlation length of u0, 1/m")
     n_modes: int = Field(12, ge=2, le=256, description="modes per axis of u0")
@@ -60,13 +60,16 @@ class Wave(Evolution):
     """Acoustic pressure, ``u_tt = div(c^2 grad u)`` in the unit interval or square.
 
     Starts from rest, ``u_t = 0``, at a Gaussian field `u0`; the speed of sound is a smooth field
-    between `c_low` and `c_high`. `u0` continues smoothly across the walls (even at hard, odd at soft
-    ones), `c` evenly, and so does the solution: sine and cosine series are of spectral accuracy.
+    between `c_low` and `c_high`. `u0` continues smoothly across the walls (even at hard, odd at
+    soft ones), `c` evenly, and so does the solution: sine and cosine series are of spectral
+    accuracy.
     """
 
     name: ClassVar[str] = "wave"
     title: ClassVar[str] = "Acoustic waves, variable speed of sound"
-    equation: ClassVar[str] = r"\partial_{tt} u = \nabla\cdot(c^2\,\nabla u),\quad \partial_t u|_{t=0} = 0"
+    equation: ClassVar[str] = (
+        r"\partial_{tt} u = \nabla\cdot(c^2\,\nabla u),\quad \partial_t u|_{t=0} = 0"
+    )
     solvers: ClassVar[tuple[str, ...]] = ("spectral", "finite_volume")
     time_units: ClassVar[str] = "s"
     length_units: ClassVar[str] = "m"

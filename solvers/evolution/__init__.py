@@ -1,4 +1,4 @@
-"""Time-dependent equations on grids with walls: diffusion and reaction, waves, shallow water, advection.
+"""Time-dependent equations on grids: diffusion and reaction, waves, shallow water, advection.
 
 Every solver takes the initial values, the times to store and a `Grid`, and returns a `SolveResult`
 whose `x` has the shape (T, ...) and whose ``info["time_error"]`` is the estimated relative L2 error

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["A_EXPLICIT", "A_IMPLICIT", "B", "B_HAT", "C", "GAMMA"]
+__all__ = ["A_EXPLICIT", "A_IMPLICIT", "B_HAT", "GAMMA", "B", "C"]
 
 GAMMA = 0.25
 

@@ -26,7 +26,7 @@ def check_times(times: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def step_gaps(times: np.ndarray) -> np.ndarray:
-    """Gaps between stored times; those equal up to rounding are made equal, so that steps repeat."""
+    """Gaps between stored times; equal ones are freed of rounding, so that steps repeat."""
     gaps = np.diff(times)
     mean = gaps.mean()
     if np.abs(gaps - mean).max() < 1e-9 * mean:

@@ -2,14 +2,15 @@
 
 import numpy as np
 from numba import njit
+from numpy import ndarray as Array
 
 WALL, OUTFLOW, PERIODIC = 0, 1, 2
 #: Below this depth velocities are zero.
 DRY = 1e-12
 
 
-@njit(cache=True)
-def ghosts(q, bed, kinds):
+@njit(cache=True, error_model="numpy")
+def ghosts(q: Array, bed: Array, kinds: Array) -> None:
     """Fill two layers of ghost cells; `q` is (h, hu, hv), `kinds` per axis and side."""
     n, m = bed.shape[0] - 4, bed.shape[1] - 4
     for g in range(2):
@@ -46,8 +47,8 @@ def ghosts(q, bed, kinds):
                 bed[i, ghost] = bed[i, src]
 
 
-@njit(cache=True, inline="always")
-def limited(a, b, c):
+@njit(cache=True, inline="always", error_model="numpy")
+def limited(a: float, b: float, c: float) -> float:
     """Slope of the monotonized central limiter (van Leer), per cell."""
     left, right = b - a, c - b
     if left * right <= 0.0:
@@ -57,8 +58,10 @@ def limited(a, b, c):
     return s if abs(s) < cap else (cap if s > 0 else -cap)
 
 
-@njit(cache=True)
-def hllc(hl, ul, vl, hr, ur, vr, g):
+@njit(cache=True, error_model="numpy")
+def hllc(
+    hl: float, ul: float, vl: float, hr: float, ur: float, vr: float, g: float
+) -> tuple[float, float, float]:
     """Flux of depth, normal and transverse momentum."""
     if hl <= DRY and hr <= DRY:
         return 0.0, 0.0, 0.0
@@ -83,8 +86,11 @@ def hllc(hl, ul, vl, hr, ur, vr, g):
     return f0, f1, f0 * (vl if f0 >= 0.0 else vr)
 
 
-@njit(cache=True)
-def line(q, bed, normal, across, n, dx, g, out, eta, h, u, v, z, sh, se, su, sv):
+@njit(cache=True, error_model="numpy")
+def line(
+    q: Array, bed: Array, normal: int, across: int, n: int, dx: float, g: float, out: Array,
+    eta: Array, h: Array, u: Array, v: Array, z: Array, sh: Array, se: Array, su: Array, sv: Array,
+) -> None:  # fmt: skip
     """Add the flux differences of one row of cells, `n` of them between two ghosts a side.
 
     `normal` and `across` are the components of momentum along the row and across it.
@@ -121,8 +127,10 @@ def line(q, bed, normal, across, n, dx, g, out, eta, h, u, v, z, sh, se, su, sv)
         out[normal, i] -= g * h[i] * rise / dx
 
 
-@njit(cache=True)
-def rates(q, bed, kinds, dx, dy, g, out, buffers):
+@njit(cache=True, error_model="numpy")
+def rates(
+    q: Array, bed: Array, kinds: Array, dx: float, dy: float, g: float, out: Array, buffers: Array
+) -> float:  # fmt: skip
     """Time derivatives of the cell averages; returns the largest ``|speed| / width``, summed."""
     n, m = bed.shape[0] - 4, bed.shape[1] - 4
     ghosts(q, bed, kinds)
@@ -146,8 +154,11 @@ def rates(q, bed, kinds, dx, dy, g, out, buffers):
     return fastest
 
 
-@njit(cache=True)
-def advance(q, bed, kinds, dx, dy, g, gap, courant, max_steps, buffers):
+@njit(cache=True, error_model="numpy")
+def advance(
+    q: Array, bed: Array, kinds: Array, dx: float, dy: float, g: float, gap: float, courant: float,
+    max_steps: int, buffers: Array,
+) -> int:  # fmt: skip
     """Advance by `gap` with SSP-RK3; returns the number of steps, negative if it failed."""
     a, b, r = np.empty_like(q), np.empty_like(q), np.empty_like(q)
     t, steps = 0.0, 0

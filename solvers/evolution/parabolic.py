@@ -13,7 +13,7 @@ from ..finite_volume import BoundaryValues, FiniteVolumeSystem, check_field, dis
 from ..grids import Boundary, Grid, normalize_boundary
 from ..names import check_name
 from ..result import SolverDidNotConverge, SolveResult
-from ._ark import A_EXPLICIT, A_IMPLICIT, B, B_HAT, GAMMA, C
+from ._ark import A_EXPLICIT, A_IMPLICIT, B_HAT, GAMMA, B, C
 from ._common import check_positive, check_times, relative_change, step_gaps
 
 __all__ = ["Storage", "solve_parabolic"]
@@ -49,7 +49,7 @@ class _StepFailed(Exception):
 
 
 class _Diffusion:
-    """``-div(a grad u)`` of one component on the unknowns, and solutions of ``(m V + s K) u = b``."""
+    """``-div(a grad u)`` of one component, ``K u``, and solutions of ``(m V + s K) u = b``."""
 
     def __init__(
         self, a: np.ndarray, grid: Grid, boundary: Boundary, values: BoundaryValues,
@@ -125,8 +125,10 @@ class _Diffusion:
 
     def _transform(self, x: np.ndarray, inverse: bool) -> np.ndarray:
         assert self.modes is not None
-        for k, p in enumerate(self.modes[0]):
-            m = p if inverse else p.T
+        bases = [p if inverse else p.T for p in self.modes[0]]
+        if len(bases) == 2:
+            return bases[0] @ x @ bases[1].T
+        for k, m in enumerate(bases):
             x = np.moveaxis(np.tensordot(m, x, axes=(1, k)), 0, k)
         return x
 
@@ -329,8 +331,8 @@ def solve_parabolic(
         Sides with ``a du/dn + alpha u = g``, ``alpha >= 0``.
     space : {"finite_volume", "spectral"}
         Second order; or sines and cosines at the same points, for constant `diffusivity` and
-        homogeneous conditions, of spectral accuracy if `u` continues smoothly across the walls (even
-        at Neumann, odd at Dirichlet sides).
+        homogeneous conditions, of spectral accuracy if `u` continues smoothly across the walls
+        (even at Neumann, odd at Dirichlet sides).
     average : {"harmonic", "arithmetic"}
         Mean of `a` on a face.
     rtol : float
@@ -354,9 +356,10 @@ def solve_parabolic(
 
     Notes
     -----
-    ARK4(3)6L[2]SA [1]_ with the step from the embedded error; the accepted steps are then run again
-    in halves. That second run is the result, its difference to the first over eleven the estimate of
-    its error, and the tolerance is tightened until the estimate is below `rtol`.
+    ARK4(3)6L[2]SA [1]_ with the step from the embedded error; the accepted steps are then run
+    again in halves (or, if stored times and not errors keep them short, joined in pairs). The finer
+    of the two runs is the result, their difference over eleven the estimate of its error, and the
+    tolerance is tightened until the estimate is below `rtol`.
 
     References
     ----------
@@ -385,14 +388,24 @@ def solve_parabolic(
     start = clock.perf_counter()
     u_first = state[stepper.inside].copy()
     name = f"{space}.ark4" if storage is None else f"{space}.esdirk4"
+    halved = 2
     tol = 10.0 * rtol  # of one step: errors of the halved steps come to less than that
     for _ in range(6):
         if dt is None:
             coarse, plan = _adapt(stepper, u_first, t, tol, max_steps, name)
+            merged, kept = _merged(plan)
+            if sum(map(len, merged)) <= 0.6 * sum(map(len, plan)) and len(kept) > len(t) / 3:
+                # stored times, not errors, keep the steps short: compare with steps twice as long
+                wide = _replay(stepper, u_first, t[kept], merged, 1, name)
+                error = relative_change(wide, coarse[kept], grid, t[kept]) / _RATIO
+                if error <= rtol:
+                    fine, halved = coarse, 1
+                    stepper.check(fine[-1][stepper.inside], plan[-1][-1])
+                    break
         else:
             plan = [_uniform(gap, dt) for gap in step_gaps(t)]
             coarse = _replay(stepper, u_first, t, plan, 1, name)
-        fine = _replay(stepper, u_first, t, plan, 2, name)
+        fine, halved = _replay(stepper, u_first, t, plan, 2, name), 2
         error = relative_change(coarse, fine, grid, t) / _RATIO
         if error <= rtol or dt is not None:
             break
@@ -402,7 +415,7 @@ def solve_parabolic(
             name, iterations=sum(map(len, plan)), residual=error, rtol=rtol,
             note="the estimated error of the time steps does not fall below rtol",
         )  # fmt: skip
-    steps = 2 * sum(map(len, plan))
+    steps = halved * sum(map(len, plan))
     return SolveResult(
         x=fine[:, 0] if single else fine, residual=stepper.residual,
         residuals=np.array([stepper.residual]), iterations=steps, solver=name,
@@ -538,6 +551,34 @@ def _adapt(
 def _uniform(gap: float, dt: float) -> list[float]:
     n = int(np.ceil(gap / dt - 1e-9))
     return [gap / n] * n
+
+
+def _merged(plan: list[list[float]]) -> tuple[list[list[float]], list[int]]:
+    """Join equal steps that follow each other, those of single-step gaps across the stored times.
+
+    Returns
+    -------
+    plan : list of list of float
+    kept : list of int
+        Numbers of the stored times that the joined steps still meet.
+    """
+    out: list[list[float]] = []
+    kept, i = [0], 0
+    while i < len(plan):
+        steps = plan[i]
+        if len(steps) == 1 and i + 1 < len(plan) and plan[i + 1] == steps:
+            out.append([2 * steps[0]])
+            i += 2
+        else:
+            joined, k = [], 0
+            while k < len(steps):
+                pair = k + 1 < len(steps) and steps[k + 1] == steps[k]
+                joined.append(steps[k] * (2 if pair else 1))
+                k += 2 if pair else 1
+            out.append(joined)
+            i += 1
+        kept.append(i)
+    return out, kept
 
 
 def _replay(

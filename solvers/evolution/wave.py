@@ -154,10 +154,10 @@ def solve_wave(
 
     Notes
     -----
-    The scheme of the modified equation, ``u(t+h) - 2 u(t) + u(t-h) = h^2 A u + h^4/12 A^2 u``, is of
-    fourth order, stable for ``h^2 rho(A) <= 12``, and conserves a discrete energy exactly since both
-    forms of ``A`` are self-adjoint [1]_. Steps are halved until the difference to the last run, over
-    fifteen, is below `rtol`; the finer run is returned.
+    The scheme of the modified equation, ``u(t+h) - 2 u(t) + u(t-h) = h^2 A u + h^4/12 A^2 u``, is
+    of fourth order, stable for ``h^2 rho(A) <= 12``, and conserves a discrete energy exactly since
+    both forms of ``A`` are self-adjoint [1]_. Steps are halved until the difference to the last
+    run, over fifteen, is below `rtol`; the finer run is returned.
 
     References
     ----------
@@ -189,7 +189,8 @@ def solve_wave(
         counts = 2 * counts
         steps = int(counts.sum())
         fine, drift = _run(a, volume, u0[inside], v[inside], gaps, counts)
-        error = relative_change(*(_embed(w, grid, inside) for w in (coarse, fine)), grid, t) / 15
+        a_run, b_run = _embed(coarse, grid, inside), _embed(fine, grid, inside)
+        error = relative_change(a_run, b_run, grid, t) / 15
         if not np.isfinite(error) or not drift <= _MAX_DRIFT:
             raise SolverDidNotConverge(
                 name, iterations=steps, residual=error, rtol=rtol,

@@ -96,7 +96,7 @@ class FemMesh:
         return self._spaces[key]
 
     def n_nodes(self, degree: int) -> int:
-        """Number of nodes of elements of this degree."""
+        """Count the nodes of elements of this degree."""
         return len(self.points) + (len(self.edges) if degree == 2 else 0)
 
     def node_points(self, degree: int) -> np.ndarray:
@@ -158,7 +158,7 @@ class FemMesh:
         return np.stack([self.place[flat // 3], flat % 3], axis=1).astype(np.int32)
 
     def part_entities(self, name: str) -> np.ndarray:
-        """What DOLFINx integrates over for a part of the boundary, flattened (cell, facet)."""
+        """Return the pairs (cell, facet), flattened, that DOLFINx integrates over for a part."""
         return self._facet_entities[self.part(name)].ravel()
 
     def cell_entities(self) -> np.ndarray:
@@ -274,6 +274,16 @@ class FemMesh:
 
     def gradients(self, u: np.ndarray, degree: int, quadrature: int) -> np.ndarray:
         """Gradients at quadrature points, shape (m, q, ..., 2)."""
+        slope = self._slopes(degree, quadrature)
+        local = u[self._cell_nodes(degree)]
+        m, k = local.shape[:2]
+        out = slope @ local.reshape(m, k, -1)
+        return np.moveaxis(out.reshape(m, -1, 2, *local.shape[2:]), 2, -1)
+
+    def _slopes(self, degree: int, quadrature: int) -> np.ndarray:
+        """Gradients of the shape functions, shape (m, 2 q, k), the two components together."""
+        if ("slopes", degree, quadrature) in self._spaces:
+            return self._spaces["slopes", degree, quadrature]
         lam, g = self.quadrature(quadrature)[0], self._corner_gradients
         if degree == 1:
             slope = np.broadcast_to(g[:, None], (len(g), len(lam), 3, 2))
@@ -284,7 +294,10 @@ class FemMesh:
                 lam[None, :, i, None] * g[:, None, j] + lam[None, :, j, None] * g[:, None, i]
             )
             slope = np.concatenate([corner, edge], axis=2)
-        return np.einsum("mqkd,mk...->mq...d", slope, u[self._cell_nodes(degree)])
+        m, q, k, _ = slope.shape
+        kept = np.ascontiguousarray(np.swapaxes(slope, 2, 3)).reshape(m, 2 * q, k)
+        self._spaces["slopes", degree, quadrature] = kept
+        return kept
 
     def project(self, values: np.ndarray, quadrature: int) -> np.ndarray:
         """L2 projection of values at quadrature points onto P1: values at the points, (n, ...)."""
@@ -331,7 +344,7 @@ class FemMesh:
         truth = evaluate(exact, x, "exact", values.shape[2:]).reshape(values.shape)
         square = (values - truth) ** 2
         l2 = self.integrate(square.reshape(*square.shape[:2], -1).sum(axis=2), q)
-        h1 = np.nan
+        h1: Any = np.nan
         if gradient is not None:
             slopes = self.gradients(u, degree, q)
             truth = evaluate(gradient, x, "gradient", slopes.shape[2:]).reshape(slopes.shape)

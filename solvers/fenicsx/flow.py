@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..names import check_name
-from ..result import SolveResult, SolverDidNotConverge
+from ..result import SolverDidNotConverge, SolveResult
 from ._algebra import System, newton
 from ._space import Data, FemMesh, abstract_space, bind, compile_abstract, fem_mesh
 from .geometry import Triangulation
@@ -41,7 +41,9 @@ def _form(kind: str) -> tuple[Any, tuple[Any, ...], tuple[Any, ...]]:
     elif kind == "load":
         f = ufl.Coefficient(abstract_space("Q", _Q, (2,)))
         symbols = (f,)
-        form = ufl.inner(f, v) * dx(metadata={"quadrature_degree": _Q, "quadrature_rule": "default"})
+        form = ufl.inner(f, v) * dx(
+            metadata={"quadrature_degree": _Q, "quadrature_rule": "default"}
+        )
     elif kind == "traction":
         g = ufl.Coefficient(abstract_space("P", 2, (2,)))
         symbols, form = (g,), ufl.inner(g, v) * ufl.ds(1)
@@ -152,9 +154,7 @@ class _Flow:
             data = value if callable(value) else np.asarray(value, np.float64)
             if not callable(data) and data.shape == ():
                 data = np.full(2, float(data))
-            given[self._v[nodes]] = self.mesh.at_nodes(
-                data, 2, f"velocity[{part!r}]", (2,), nodes
-            )
+            given[self._v[nodes]] = self.mesh.at_nodes(data, 2, f"velocity[{part!r}]", (2,), nodes)
         return tuple(velocity), given, set(velocity) == set(self.mesh.names)
 
     def _system(self, parts: tuple[str, ...], closed: bool, kind: Any) -> System:

@@ -137,7 +137,7 @@ def polygon(
     names: str | Sequence[str] = "boundary",
     fineness: float = 1.0,
 ) -> Loop:
-    """Closed polygon; side k runs from corner k to the next.
+    """Make a closed polygon; side k runs from corner k to the next.
 
     Parameters
     ----------
@@ -176,8 +176,10 @@ def circle(
     if not radius > 0:
         raise ValueError(f"radius={radius}: need a positive number")
     return closed_curve(
-        lambda s: np.asarray(center)
-        + radius * np.stack([np.cos(2 * np.pi * s), np.sin(2 * np.pi * s)], axis=1),
+        lambda s: (
+            np.asarray(center)
+            + radius * np.stack([np.cos(2 * np.pi * s), np.sin(2 * np.pi * s)], axis=1)
+        ),
         name=name,
         fineness=fineness,
     )
@@ -224,14 +226,15 @@ def triangle_with_notch(width: float = 0.02, depth: float = 0.4) -> Domain:
         raise ValueError(f"width={width}, depth={depth}: need 0 < width < 0.5, 0 < depth < 0.6")
     left, right = 0.5 - width / 2, 0.5 + width / 2
     corners = [
-        (0, 0), (left, 0), (left, depth), (right, depth), (right, 0), (1, 0), (0.5, math.sqrt(3) / 2)
+        (0, 0), (left, 0), (left, depth), (right, depth), (right, 0), (1, 0),
+        (0.5, math.sqrt(3) / 2),
     ]  # fmt: skip
     names = ("outer", "notch", "notch", "notch", "outer", "outer", "outer")
     return Domain(polygon(corners, names=names))
 
 
 def l_shape() -> Domain:
-    """Unit square less its upper right quarter; its boundary is ``outer``."""
+    """Take the unit square less its upper right quarter; its boundary is ``outer``."""
     corners = [(0, 0), (1, 0), (1, 0.5), (0.5, 0.5), (0.5, 1), (0, 1)]
     return Domain(polygon(corners, names="outer"))
 
@@ -364,8 +367,8 @@ class Triangulation:
 def _checked(t: Triangulation) -> Triangulation:
     if not (t.areas > 0).all():
         raise ValueError(
-            f"{int((t.areas <= 0).sum())} triangles are turned over: the mesh is too coarse for the "
-            "curves of its boundary"
+            f"{int((t.areas <= 0).sum())} triangles are turned over: the mesh is too coarse for "
+            "the curves of its boundary"
         )
     return t
 

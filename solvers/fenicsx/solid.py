@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..names import check_name
-from ..result import SolveResult, SolverDidNotConverge
+from ..result import SolverDidNotConverge, SolveResult
 from ._algebra import System, newton
 from ._space import Data, FemMesh, abstract_space, bind, compile_abstract, fem_mesh
 from .geometry import Triangulation
@@ -55,9 +55,7 @@ def _form(kind: str) -> tuple[Any, tuple[Any, ...]]:
     data: tuple[Any, ...] = (lam, mu)
     if kind == "stiffness":
         e = ufl.sym(ufl.grad(u))
-        form = (
-            2 * mu * ufl.inner(e, ufl.sym(ufl.grad(v))) + lam * ufl.div(u) * ufl.div(v)
-        ) * dx
+        form = (2 * mu * ufl.inner(e, ufl.sym(ufl.grad(v))) + lam * ufl.div(u) * ufl.div(v)) * dx
     elif kind == "load":
         f = ufl.Coefficient(abstract_space("Q", _Q, (2,)))
         form, data = ufl.inner(f, v) * dx, (f,)
@@ -363,9 +361,7 @@ class Hyperelasticity(_Solid):
             target = min(1.0, done + part_of_load)
 
             def residual(v: np.ndarray, target: float = target) -> np.ndarray:
-                if self.min_jacobian(v[self._dofs]) <= 0:
-                    return np.full(v.size, np.inf)
-                self._u.x.array[:] = v
+                self._u.x.array[:] = v  # ln(J) is NaN where J < 0: Newton's method steps back
                 return self._vector("residual") - target * load
 
             def jacobian(v: np.ndarray) -> Any:
@@ -407,7 +403,7 @@ class Hyperelasticity(_Solid):
         return float((F[..., 0, 0] * F[..., 1, 1] - F[..., 0, 1] * F[..., 1, 0]).min())
 
     def stress(self, u: np.ndarray, lam: Data, mu: Data) -> np.ndarray:
-        """Cauchy stress at the points of the undeformed mesh: projection onto P1, (points, 2, 2)."""
+        """Cauchy stress at the points of the undeformed mesh, projected onto P1: (points, 2, 2)."""
         F = np.eye(2) + self.mesh.gradients(u, 2, _Q)
         J = np.linalg.det(F)[..., None, None]
         la = self.mesh.at_quadrature(lam, _Q, "lam")[..., None, None]
@@ -416,14 +412,12 @@ class Hyperelasticity(_Solid):
         return self.mesh.project((m * (B - np.eye(2)) + la * np.log(J) * np.eye(2)) / J, _Q)
 
     def energy(self, u: np.ndarray, lam: Data, mu: Data) -> float:
-        """Stored energy a length of the body."""
+        """Elastic energy a length of the body."""
         F = np.eye(2) + self.mesh.gradients(u, 2, _Q)
         log = np.log(np.linalg.det(F))
         la, m = (self.mesh.at_quadrature(v, _Q, n) for v, n in ((lam, "lam"), (mu, "mu")))
         square = (F**2).sum(axis=(-1, -2))
-        return float(
-            self.mesh.integrate(0.5 * m * (square - 2 - 2 * log) + 0.5 * la * log**2, _Q)
-        )
+        return float(self.mesh.integrate(0.5 * m * (square - 2 - 2 * log) + 0.5 * la * log**2, _Q))
 
 
 def kirsch_stress(x: np.ndarray, radius: float, tension: float = 1.0) -> np.ndarray:
@@ -440,7 +434,8 @@ def kirsch_stress(x: np.ndarray, radius: float, tension: float = 1.0) -> np.ndar
 
     References
     ----------
-    .. [1] G. Kirsch, VDI-Zeitschrift 42 (1898); Timoshenko & Goodier, Theory of Elasticity, art. 35.
+    .. [1] G. Kirsch, VDI-Zeitschrift 42 (1898); Timoshenko & Goodier, Theory of
+       Elasticity, article 35.
     """
     r, t = np.hypot(*x), np.arctan2(x[1], x[0])
     q = (radius / r) ** 2
@@ -449,5 +444,3 @@ def kirsch_stress(x: np.ndarray, radius: float, tension: float = 1.0) -> np.ndar
     yy = -q * (0.5 * c2 - c4) - 1.5 * q**2 * c4
     xy = -q * (0.5 * s2 + s4) + 1.5 * q**2 * s4
     return tension * np.array([[xx, xy], [xy, yy]])
-
-

@@ -161,7 +161,7 @@ def neighbor(i, d, m, per):
 
 @jit
 def rank_one(A, x, v):
-    """``A += x v v^T``, 8 x 8; written out, so that it becomes vector instructions."""
+    """Add ``x v v^T`` to `A`, 8 x 8; written out, so that it becomes vector instructions."""
     v0, v1, v2, v3, v4, v5, v6, v7 = v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]
     for a in range(8):
         y = x * v[a]
@@ -202,6 +202,7 @@ def coarsen(op, per, f0, f1, f2, c0, c1, c2, coarsened, sizes, weights):
     m = op.shape[1:]
     out = np.zeros((15, sizes[0], sizes[1], sizes[2]))
     W, A, v = np.zeros((27, 8)), np.zeros((8, 8)), np.zeros(8)
+    near = np.zeros((3, 3, 3), dtype=np.int64)
     index, exists = np.zeros((27, 3), dtype=np.int64), np.zeros(27, dtype=np.bool_)
     corner, has = np.zeros((8, 3), dtype=np.int64), np.zeros(8, dtype=np.bool_)
     for I in range(f0.shape[0]):
@@ -215,6 +216,13 @@ def coarsen(op, per, f0, f1, f2, c0, c1, c2, coarsened, sizes, weights):
                     if p == 0 or p == 26:
                         inside &= exists[p]
                 W[:] = 0.0
+                folded = 0  # axes with one corner for both ends, the upper one
+                if c0[I, 0] < 0:
+                    folded |= 4
+                if c1[J, 0] < 0:
+                    folded |= 2
+                if c2[K, 0] < 0:
+                    folded |= 1
                 for a in range(8):
                     b0, b1, b2 = a >> 2, a >> 1 & 1, a & 1
                     corner[a, 0], corner[a, 1] = c0[I, b0], c1[J, b1]
@@ -222,13 +230,12 @@ def coarsen(op, per, f0, f1, f2, c0, c1, c2, coarsened, sizes, weights):
                     has[a] = corner[a, 0] >= 0 and corner[a, 1] >= 0 and corner[a, 2] >= 0
                     p = 18 * b0 + 6 * b1 + 2 * b2
                     if exists[p]:  # both ends of an axis with one coarse point are its upper corner
-                        if c0[I, 0] < 0:
-                            b0 = 1
-                        if c1[J, 0] < 0:
-                            b1 = 1
-                        if c2[K, 0] < 0:
-                            b2 = 1
-                        W[p, 4 * b0 + 2 * b1 + b2] = 1.0
+                        W[p, a | folded] = 1.0
+                for a in range(3):
+                    for d in range(-1, 2):
+                        near[0, a, 1 + d] = neighbor(f0[I, a], -d, m[0], per[0])
+                        near[1, a, 1 + d] = neighbor(f1[J, a], -d, m[1], per[1])
+                        near[2, a, 1 + d] = neighbor(f2[K, a], -d, m[2], per[2])
                 for s in range(7):
                     subset = SUBSETS[s]
                     if subset & ~coarsened:
@@ -240,42 +247,45 @@ def coarsen(op, per, f0, f1, f2, c0, c1, c2, coarsened, sizes, weights):
                         if not exists[p]:
                             continue
                         i, j, k = index[p, 0], index[p, 1], index[p, 2]
+                        n0, n1, n2 = near[0, p // 9], near[1, p // 3 % 3], near[2, p % 3]
                         total = 0.0
-                        w = W[p]
+                        w0 = w1 = w2 = w3 = w4 = w5 = w6 = w7 = 0.0
                         for q in range(nq):
                             step = STEP[subset, q]
                             if step == 0:
                                 continue
-                            x = op[2 + q, i, j, k]
-                            if x != 0.0:
+                            for up in range(2):
+                                if up:
+                                    ii, jj, kk, o = i, j, k, W[p + step]
+                                else:
+                                    ii = n0[1 + OFFSETS[q, 0]]
+                                    jj = n1[1 + OFFSETS[q, 1]]
+                                    kk = n2[1 + OFFSETS[q, 2]]
+                                    if ii < 0 or jj < 0 or kk < 0:
+                                        continue
+                                    o = W[p - step]
+                                x = op[2 + q, ii, jj, kk]
                                 total += x
-                                for a in range(8):
-                                    w[a] += x * W[p + step, a]
-                            ii = neighbor(i, -OFFSETS[q, 0], m[0], per[0])
-                            jj = neighbor(j, -OFFSETS[q, 1], m[1], per[1])
-                            kk = neighbor(k, -OFFSETS[q, 2], m[2], per[2])
-                            if ii < 0 or jj < 0 or kk < 0:
-                                continue
-                            x = op[2 + q, ii, jj, kk]
-                            if x != 0.0:
-                                total += x
-                                for a in range(8):
-                                    w[a] += x * W[p - step, a]
+                                w0 += x * o[0]
+                                w1 += x * o[1]
+                                w2 += x * o[2]
+                                w3 += x * o[3]
+                                w4 += x * o[4]
+                                w5 += x * o[5]
+                                w6 += x * o[6]
+                                w7 += x * o[7]
                         # Not held on all sides: a wall (or its absence) and the reaction count
                         if subset == 7 or not (inside or is_held(op, i, j, k, m, per, subset)):
                             total += max(op[1, i, j, k], 0.0)
                         scale = 1.0 / total if total > 0.0 else 0.0
-                        for a in range(8):
-                            w[a] *= scale
+                        w = W[p]
+                        w[0], w[1], w[2], w[3] = w0 * scale, w1 * scale, w2 * scale, w3 * scale
+                        w[4], w[5], w[6], w[7] = w4 * scale, w5 * scale, w6 * scale, w7 * scale
                         if p // 9 < 2 and p // 3 % 3 < 2 and p % 3 < 2:
                             at = STARTS[subset]
                             for a in range(8):
                                 if not a & ~subset:
-                                    t = 0.0
-                                    for b in range(8):  # the lower corners of the other axes
-                                        if b & subset == a:
-                                            t += w[b]
-                                    weights[at, I, J, K] = t
+                                    weights[at, I, J, K] = w[a | (folded & ~subset)]
                                     at += 1
                 A[:] = 0.0
                 pattern = coarsened  # an axis whose middle is missing here goes from end to end

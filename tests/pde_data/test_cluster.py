@@ -73,7 +73,10 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(tmp_path):
+def cluster(tmp_path, monkeypatch):
+    from pde_data import _cluster
+
+    monkeypatch.setattr(_cluster, "TIMEOUT", 90.0)  # on a busy machine they start slowly
     cluster = Cluster(tmp_path, 2)
     yield cluster
     cluster.stop()

@@ -1,9 +1,12 @@
+import hashlib
 import re
 
 import numpy as np
 import pytest
 
+from pde_data.hdf5.schema import DatasetConfig
 from pde_data.problem import ProblemError, get_problem
+from pde_data.problems.darcy import PRESETS
 from solvers.verify import observed_order
 
 
@@ -150,6 +153,15 @@ def test_estimate_for_two_valued_coefficients():
         ({"tau": "x"}, "tau='x'"),
         ({"n_modes": 1}, "n_modes=1: input should be greater than or equal to 2"),
         ({"bounds": ((0, 1), (1, 0))}, "need finite ends, lower < upper"),
+        ({"bounds": ((0, 1),)}, "need 2 (lower, upper) pairs, dim=2"),
+        ({"dim": 4}, "dim=4: input should be less than or equal to 3"),
+        ({"dim": 3, "coefficient": "multiscale"}, "dim=3: coefficient='multiscale' is defined for"),
+        ({"coefficient": "multiscale", "alpha": 2.0}, "alpha=2.0 has no effect"),
+        ({"coefficient": "multiscale", "boundary": "periodic"}, "is not periodic"),
+        ({"preset": "mgno"}, "preset='mgno'"),
+        ({"boundary": "open"}, "boundary='open'"),
+        ({"location": "cell_center", "solve_refinement": 2}, "solve_refinement=2: with location="),
+        ({"transfer": 0.0}, "transfer=0.0: input should be greater than 0"),
         ({"average": "geometric"}, "average='geometric'"),
     ],
 )
@@ -163,3 +175,85 @@ def test_fenicsx_refuses_cells():
     problem = get_problem("darcy", location="cell_center")
     with pytest.raises(ProblemError, match="solver 'fenicsx' needs location='node'"):
         problem.check_solver("fenicsx")
+
+
+def test_datasets_of_the_first_version_can_be_continued():
+    """Configuration and samples as they were before dim, boundary and presets were added."""
+    problem = get_problem("darcy")
+    params = problem.params.model_dump(mode="json")
+    config = DatasetConfig(
+        "darcy", params, (65, 65), "float32", 0, "structured", 1e-10, {"train": 1}
+    )
+    assert config.sha256 == "88743aec0b96ecbc215c67bb393dda35ac1c034777eced0c9366e155be4e5464"
+    a = problem.sample(np.random.default_rng(0))["a"](problem.grid((33, 33)))
+    digest = hashlib.sha256((a == 12).astype(np.uint8).tobytes()).hexdigest()
+    assert digest == "947061b4171c77d19bcc9083273d5de59586ba01a3bbb55c4af54347a821ee82"
+    # parameters that differ are stored, and bring the problem back
+    other = get_problem("darcy", preset="mgno_rough", dim=2, boundary="robin")
+    stored = other.params.model_dump(mode="json")
+    assert stored["boundary"] == "robin" and stored["solve_refinement"] == 2
+    assert get_problem("darcy", **stored).params == other.params
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_presets_store_points_of_the_finer_grid(preset):
+    problem = get_problem("darcy", preset=preset)
+    p, r = problem.params, problem.params.solve_refinement
+    inputs = problem.sample(np.random.default_rng(0))
+    s = problem.solve(inputs, (17, 17), solver="direct")
+    fine = get_problem("darcy", preset=preset, solve_refinement=1)
+    n = 16 * r + 1
+    t = fine.solve(inputs, (n, n), solver="direct")
+    assert s.fields["u"].shape == (17, 17)
+    for name in ("a", "u"):
+        assert np.array_equal(s.fields[name], t.fields[name][::r, ::r])
+    expected = {"mgno_rough": (5.0, 2.0, 12.0), "mgno_multiscale": (3.0, None, None)}
+    assert (p.tau, p.low, p.high) == expected.get(preset, (3.0, 3.0, 12.0))
+    assert get_problem("darcy", preset=preset, forcing=2.0).params.forcing == 2.0
+    bounds = problem.schema((17, 17)).field("a")
+    assert bounds.valid_min <= s.fields["a"].min() and s.fields["a"].max() <= bounds.valid_max
+
+
+def test_cells_of_the_finer_grid():
+    problem = get_problem("darcy", location="cell_center", solve_refinement=3, coefficient="smooth")
+    fine = get_problem("darcy", location="cell_center", coefficient="smooth")
+    inputs = problem.sample(np.random.default_rng(0))
+    s = problem.solve(inputs, (8, 8), solver="direct")
+    t = fine.solve(inputs, (24, 24), solver="direct")
+    assert np.array_equal(s.fields["u"], t.fields["u"][1::3, 1::3])
+    np.testing.assert_allclose(s.fields["a"], inputs["a"](problem.grid((8, 8))), rtol=1e-12)
+
+
+@pytest.mark.parametrize("boundary", ["dirichlet", "neumann", "robin", "mixed", "periodic"])
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_sides_and_dimensions(boundary, dim):
+    problem = get_problem("darcy", boundary=boundary, dim=dim, coefficient="log_normal", n_modes=4)
+    shape = (12,) * dim
+    schema = problem.schema(shape)
+    inputs = problem.sample(np.random.default_rng(0))
+    solutions = {}
+    for solver in ("structured", "pyamg", "direct", "fenicsx"):
+        if solver == "fenicsx" and boundary in ("robin", "periodic"):
+            with pytest.raises(ProblemError, match=f"no {boundary} sides"):
+                problem.check_solver(solver)
+            continue
+        s = problem.solve(inputs, shape, solver=solver)
+        solutions[solver] = s.fields["u"]
+        assert s.residual <= 1e-10
+    base = solutions["direct"]
+    kinds = schema.boundary_of("u")[0]
+    expected = {"mixed": ("dirichlet", "neumann")}.get(boundary, (boundary, boundary))
+    assert kinds == expected
+    for name, u in solutions.items():
+        # the same equations to 1e-10 times the condition; elements differ by the error of both
+        limit = 0.2 if name == "fenicsx" else 1e-7
+        assert np.linalg.norm(u - base) <= limit * np.linalg.norm(base)
+    if boundary in ("neumann", "periodic"):
+        assert abs(np.sum(schema.grid.weights * base)) < 1e-12
+    else:
+        assert base.min() >= 0
+
+
+def test_own_checks_hold():
+    for check in get_problem("darcy").checks():
+        assert check.passed, check

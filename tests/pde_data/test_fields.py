@@ -7,7 +7,17 @@ import scipy.fft
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pde_data.fields import BASES, FieldSample, GaussianField, bounded, level_set, lognormal
+from pde_data.fields import (
+    BASES,
+    FieldSample,
+    GaussianBumps,
+    GaussianField,
+    SineSum,
+    TrigonometricProduct,
+    bounded,
+    level_set,
+    lognormal,
+)
 from solvers.grids import Axis, Grid
 
 
@@ -252,3 +262,99 @@ def test_a_part_of_the_box_is_fine():
     sample = GaussianField(n_modes=4).draw(np.random.default_rng(0))
     part = Grid((Axis("x", 3, 0.25, 0.75), Axis("y", 5)))
     np.testing.assert_allclose(sample(part), sample(Grid.unit(5))[1:4], atol=1e-13)
+
+
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_derivatives_are_those_of_the_series(basis, dim):
+    field = GaussianField(
+        basis=basis, n_modes=4, bounds=((0.0, 1.0), (-1.0, 1.0), (2.0, 3.0))[:dim]
+    )
+    sample = field.draw(np.random.default_rng(2))
+    x = np.array([[0.3, 0.2, 2.7], [0.8, -0.4, 2.2]])[:, :dim]
+    for k in range(dim):
+        step = 1e-5 * np.eye(dim)[k]
+        slope = (sample.at(x + step) - sample.at(x - step)) / 2e-5
+        np.testing.assert_allclose(sample.derivative(k).at(x), slope, atol=1e-8)
+    grid = box(dim, 4, bounds=field.bounds)
+    points = np.stack([c.ravel() for c in grid.meshgrid()], axis=1)
+    d = sample.derivative(0)
+    np.testing.assert_allclose(d(grid).ravel(), d.at(points), atol=1e-13)
+    with pytest.raises(ValueError, match="axis=0: need one of"):
+        d.derivative(0)
+
+
+def test_sine_sum_is_the_loop_over_its_waves():
+    sines = SineSum(3, 0.5, 2.0, bounds=((0.0, 2.0), (1.0, 2.0)))
+    sample = sines.draw(np.random.default_rng(4))
+    a = np.random.default_rng(4).uniform(-1, 1, (3, 3))
+    grid = box(2, 5, bounds=sines.bounds)
+    x, y = grid.meshgrid()
+    total, variance = np.zeros(grid.shape), np.zeros(grid.shape)
+    for k in range(1, 4):
+        for m in range(1, 4):
+            wave = np.sin(np.pi * k * x / 2) * np.sin(np.pi * m * (y - 1))
+            weight = 2.0 / math.sqrt(k * k + m * m)
+            total += weight * a[k - 1, m - 1] * wave
+            variance += weight**2 / 3 * wave**2
+    np.testing.assert_allclose(sample(grid), total, atol=1e-13)
+    np.testing.assert_allclose(sines.variance(grid), variance, atol=1e-13)
+
+
+def test_sine_sum_has_the_exact_variance():
+    sines, grid, n = SineSum(4), Grid.unit(6, location="cell_center"), 3000
+    rng = np.random.default_rng(0)
+    draws = np.array([sines.draw(rng)(grid) for _ in range(n)])
+    # kurtosis of a sum of uniforms is at most that of a Gaussian: std of the estimate var sqrt(2/n)
+    exact = sines.variance(grid)
+    assert np.abs(((draws**2).mean(0) - exact) / (exact * math.sqrt(2 / n))).max() < 4.5
+
+
+def test_periodic_bumps_have_the_exact_variance_and_mean():
+    w, bounds = 0.1, ((0.0, 1.0), (0.0, 2.0))
+    bumps = GaussianBumps(3, (w, w), 0.7, bounds=bounds, periodic=True)
+    # n sigma^2 int exp(-|x|^2 / w^2) dx / area, and the images, whose tails are below 1e-10
+    exact = 3 * 0.49 * math.pi * w**2 / 2
+    grid = Grid((Axis("x", 16, 0.0, 1.0, periodic=True), Axis("y", 32, 0.0, 2.0, periodic=True)))
+    rng, n = np.random.default_rng(1), 1500
+    power = np.array([np.mean(bumps.draw(rng)(grid) ** 2) for _ in range(n)])
+    assert abs(power.mean() - exact) < 4.5 * power.std() / math.sqrt(n)
+
+
+def test_bumps_are_the_sum_of_exponentials():
+    bumps = GaussianBumps(2, (0.1, 0.3))
+    sample = bumps.draw(np.random.default_rng(3))
+    grid = Grid.unit(7)
+    x, y = grid.meshgrid()
+    total = sum(
+        a * np.exp(-((x - c[0]) ** 2 + (y - c[1]) ** 2) / (2 * w * w))
+        for a, c, w in zip(sample.heights, sample.centers, sample.widths, strict=True)
+    )
+    np.testing.assert_allclose(sample(grid), total, atol=1e-15)
+    assert np.all((sample.widths >= 0.1) & (sample.widths <= 0.3))
+    ring = GaussianBumps(1, (0.2, 0.2), periodic=True).draw(np.random.default_rng(0))
+    closed = ring(Grid.unit(9))
+    np.testing.assert_allclose(closed[0], closed[-1], atol=1e-9)
+    with pytest.raises(ValueError, match="need 0 < smallest <= largest"):
+        GaussianBumps(1, (0.3, 0.2))
+
+
+def test_trigonometric_product():
+    """The formula of the multiscale coefficient at one point, and its bounds and frequencies."""
+    field = TrigonometricProduct()
+    sample = field.draw(np.random.default_rng(0))
+    grid = Grid.unit(11)
+    x, y = grid.coords[0][3], grid.coords[1][7]
+    value = 1.0
+    for a in sample.frequencies:
+        value *= (1 + math.cos(a * math.pi * (x + y)) / 2) * (
+            1 + math.sin(a * math.pi * (y - 3 * x)) / 2
+        )
+    assert sample(grid)[3, 7] == pytest.approx(value, rel=1e-12)
+    draws = np.array([field.draw(np.random.default_rng(s)).frequencies for s in range(500)])
+    first = 2.0 ** np.arange(6)
+    assert np.all((draws >= first) & (draws <= 1.5 * first))
+    std = 0.5 * first / math.sqrt(12)  # of a uniform number
+    assert np.abs((draws.mean(0) - 1.25 * first) / (std / math.sqrt(500))).max() < 4.5
+    values = sample(Grid.unit(257))
+    assert field.low < values.min() < 0.1 and 10 < values.max() < field.high

@@ -12,7 +12,7 @@ from pde_data.problem import ProblemError, get_problem
 from pde_data.problems.ode_families import FAMILIES, reference_rhs
 
 NAMES = [f.name for f in FAMILIES]
-#: Derivatives at one state, worked out from the published equations by other code than the solver's.
+#: Derivatives, from the published equations in another form than the solver's.
 AT = {
     "harmonic_oscillator": lambda y, c: (y[1], -c[0] * y[0]),
     "damped_oscillator": lambda y, c: (y[1], -c[0] * y[0] - c[1] * y[1]),
@@ -147,7 +147,7 @@ def test_dataset_of_families_with_times_of_their_own(tmp_path):
             resolution=10,
             dtype="float64",
             params=params,
-        )  # fmt: skip
+        )
     )
     assert check_dataset(tmp_path / "d", physics=True) == []
     ds = open_dataset(tmp_path / "d")

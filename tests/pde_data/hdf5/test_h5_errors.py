@@ -255,7 +255,7 @@ def _shift_x(f):
             lambda f: f.attrs.__setitem__("n_trajectories", 5),
             ("n_trajectories is 5, but there are 4",),
         ),
-        (lambda f: f.attrs.__setitem__("layout", "mesh"), ("layout 'mesh'",)),
+        (lambda f: f.attrs.__setitem__("layout", "sphere"), ("layout 'sphere'",)),
         (lambda f: f["quality"].__delitem__("residual"), ("quality/residual is missing",)),
         (
             lambda f: put(f, "quality/seed", f["quality/seed"][:3]),
