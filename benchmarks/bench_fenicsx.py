@@ -3,7 +3,8 @@
 ``python benchmarks/bench_fenicsx.py`` prints, for each form family, the time of a solve with new
 data on a mesh used before, and the shares of
 
-- assembly: DOLFINx's loops over cells, and the data at their quadrature points,
+- assembly: DOLFINx's loops over cells, the data at their quadrature points, and in time steps the
+  products of matrices that make the right-hand side,
 - solve: factorization and substitution by MUMPS,
 - rest: everything else, Python above all; asked for is less than 10 %,
 
@@ -30,6 +31,8 @@ class Clock:
         self.depth = 0
 
     def timed(self, kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap a function."""
+
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             if self.depth:
                 return function(*args, **kwargs)
@@ -93,6 +96,7 @@ def cases(cells: int) -> dict[str, tuple[Callable[[], Any], Callable[[Any, float
 
 def main(cells: int = 64, repeats: int = 5) -> dict[str, dict[str, float]]:
     import solvers.fenicsx._algebra as algebra
+    import solvers.fenicsx.conduction as conduction
     from solvers.fenicsx._runtime import require_dolfinx
     from solvers.fenicsx._space import FemMesh
 
@@ -111,6 +115,7 @@ def main(cells: int = 64, repeats: int = 5) -> dict[str, dict[str, float]]:
             patch.object(fem, "assemble_matrix", clock.timed("assembly", fem.assemble_matrix)),
             patch.object(fem, "assemble_vector", clock.timed("assembly", fem.assemble_vector)),
             patch.object(FemMesh, "at_quadrature", clock.timed("assembly", FemMesh.at_quadrature)),
+            patch.object(conduction, "product", clock.timed("assembly", conduction.product)),
             patch.object(FemMesh, "fill", clock.timed("assembly", FemMesh.fill)),
             patch.object(
                 algebra.System, "set_matrix", clock.timed("solve", algebra.System.set_matrix)

@@ -97,7 +97,7 @@ def read_opkit(root: Path, seed: int, workers: int = 0) -> int:
 
 
 def read_split(root: Path, seed: int) -> int:
-    """The numpy reader alone, by the same order, in this thread."""
+    """Read with the numpy reader alone, in the same order, in this thread."""
     close_files()
     split = open_dataset(root)["train"]
     sampler = BatchSampler(len(split), BATCH, seed=seed, blocks=split.part_sizes)
@@ -134,7 +134,7 @@ def read_neuralop(path: Path, seed: int) -> int:
     module_spec = importlib.util.spec_from_file_location("neuralop_hdf5", name)
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
-    data = module.H5pyDataset(path, resolution=POINTS)
+    data = module.H5pyDataset(path, resolution=1024)  # of 1024: every point
     return sum(b["x"].nbytes + b["y"].nbytes for b in loader_of(data, seed))
 
 

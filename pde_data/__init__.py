@@ -30,6 +30,8 @@ _MODULES = {
         "level_set",
         "lognormal",
     ),
+    "functions": ("FunctionSample", "FunctionSpace", "input_space"),
+    "images": ("image_source",),
     # not `generate` itself: the module of that name would take its place
     "generate": ("GenerateConfig", "GenerateError", "GenerateResult", "ProgressEvent"),
     "hdf5": ("check_dataset", "dataset_info", "open_dataset"),

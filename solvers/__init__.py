@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .finite_volume import Robin
     from .grids import Axis, Grid, normalize_boundary
     from .names import UnknownNameError
+    from .ode import compiled_rhs, solve_ode, solve_ode_batch
     from .result import SolverDidNotConverge, SolveResult, SolverUnavailable
     from .verify import manufactured_diffusion, observed_order
 
@@ -35,12 +36,15 @@ _PUBLIC = {
     "SolverUnavailable": "result",
     "UnknownNameError": "names",
     "choose_solver": "diffusion",
+    "compiled_rhs": "ode",
     "manufactured_diffusion": "verify",
     "normalize_boundary": "grids",
     "observed_order": "verify",
     "prepare_diffusion": "diffusion",
     "solve_diffusion_batch": "diffusion",
     "solve_diffusion": "diffusion",
+    "solve_ode": "ode",
+    "solve_ode_batch": "ode",
 }
 
 __all__ = [
@@ -52,12 +56,15 @@ __all__ = [
     "SolverUnavailable",
     "UnknownNameError",
     "choose_solver",
+    "compiled_rhs",
     "manufactured_diffusion",
     "normalize_boundary",
     "observed_order",
     "prepare_diffusion",
     "solve_diffusion",
     "solve_diffusion_batch",
+    "solve_ode",
+    "solve_ode_batch",
 ]
 
 

@@ -249,6 +249,8 @@ def solve_diffusion_batch(
 class DiffusionOperator:
     """A diffusion operator with a solver set up for it; made by `prepare_diffusion`.
 
+    It serves one thread at a time.
+
     Attributes
     ----------
     grid : Grid

@@ -235,6 +235,11 @@ class FiniteVolumeSystem:
                 f"float64 rounding allows about {floor:.0e} here: the coefficient varies too "
                 "much for this tolerance and mesh"
             )
+        elif solver.startswith("structured"):
+            note = (
+                "point smoothing is weak where the coefficient's strong direction changes from place "
+                "to place: use solver 'pyamg' or 'direct'"
+            )
         return SolverDidNotConverge(
             solver, iterations=iterations, residual=residual, rtol=rtol, note=note
         )

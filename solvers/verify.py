@@ -437,8 +437,8 @@ def manufactured_diffusion(
     Notes
     -----
     Without reaction and Dirichlet and Robin sides the integrals of source and fluxes add up to
-    zero, their quadrature does so up to its error only: solve with ``singular="project"``, and measure with
-    ``free_constant=True``.
+    zero, their quadrature does so up to its error only: solve with ``singular="project"``, and
+    measure with ``free_constant=True``.
 
     Examples
     --------

@@ -141,3 +141,35 @@ def attr(obj: h5py.HLObject, name: str) -> Any:
             f"{obj.file.filename}: {obj.name.lstrip('/') or 'root'} has no attribute {name!r}."
         )
     return obj.attrs[name]
+
+
+def scale_names(ds: h5py.Dataset, root: Mapping[int, str]) -> list[list[str]]:
+    """Names of the dimension scales attached to each axis.
+
+    HDF5's own functions for it take the type of the attributes on trust, and write past the end of
+    memory where it is another.
+
+    Parameters
+    ----------
+    root : mapping of int to str
+        From `root_addresses`.
+    """
+    names: list[list[str]] = [[] for _ in ds.shape]
+    lists = ds.attrs.get("DIMENSION_LIST")
+    if not isinstance(lists, np.ndarray) or lists.shape != (len(ds.shape),):
+        return names
+    for axis, refs in zip(names, lists, strict=True):
+        for ref in refs if isinstance(refs, np.ndarray) and refs.ndim == 1 else ():
+            if isinstance(ref, h5py.Reference) and ref:
+                obj = h5py.h5r.dereference(ref, ds.id)
+                axis.append(root.get(h5py.h5o.get_info(obj).addr, ""))
+    return [[name for name in axis if name] for axis in names]
+
+
+def root_addresses(f: h5py.File) -> dict[int, str]:
+    """Names of the datasets in the root by where they lie in the file."""
+    out = {}
+    for name in f:
+        if isinstance(f.get(name, getlink=True), h5py.HardLink):
+            out[h5py.h5o.get_info(f[name].id).addr] = name
+    return out

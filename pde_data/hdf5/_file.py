@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,10 +32,13 @@ from ._basic import (
     get_group,
     has,
     load,
+    root_addresses,
+    scale_names,
     set_attrs,
     strings,
 )
 from .errors import (
+    ChecksumError,
     FormatVersionError,
     IncompleteShardError,
     NotAnOpkitFileError,
@@ -62,6 +66,7 @@ __all__ = [
     "attr",
     "boundary_names",
     "check_head",
+    "check_heaps",
     "check_shapes",
     "check_version",
     "chunk_shape",
@@ -80,6 +85,8 @@ __all__ = [
     "has",
     "join_columns",
     "load",
+    "root_addresses",
+    "scale_names",
     "open_file",
     "provenance_json",
     "quality_columns",
@@ -108,6 +115,8 @@ QUALITY = {
     "digest": "S32",
     "input_digest": "S32",
 }
+#: First bytes of a global heap, its usual size, and how much of either end is searched for it.
+HEAP, HEAP_SIZE, HEAP_PART = b"GCOL\x01\x00\x00\x00", 4 * KIB, 256 * KIB
 #: Columns that need not be there.
 OPTIONAL_QUALITY = {"time_error": "<f8", "group": "<i8"}
 LAYOUTS = ("grid", "mesh", "ragged", "series")
@@ -517,6 +526,7 @@ def open_file(path: str | Path) -> h5py.File:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
+    check_heaps(path)
     with translate_h5(path):
         f = h5py.File(path, "r", rdcc_nbytes=MIB)  # per dataset, and many are kept open
     try:
@@ -526,6 +536,41 @@ def open_file(path: str | Path) -> h5py.File:
         f.close()
         raise
     return f
+
+
+def check_heaps(path: Path) -> None:
+    """Look at the global heaps, where HDF5 keeps strings without a checksum.
+
+    The library (2.0 and earlier) walks through a damaged one for ever. Heaps lie at both ends of a
+    file, where the attributes are.
+
+    Raises
+    ------
+    ChecksumError
+    """
+    with path.open("rb") as f:
+        size = os.fstat(f.fileno()).st_size
+        parts = [(0, f.read(HEAP_PART))]
+        if size > HEAP_PART:
+            start = max(HEAP_PART - HEAP_SIZE, size - HEAP_PART)  # overlapping: none is cut in two
+            f.seek(start)
+            parts.append((start, f.read()))
+    for start, data in parts:
+        at = data.find(HEAP)
+        while at >= 0:
+            end = at + int.from_bytes(data[at + 8 : at + 16], "little")
+            pos = at + 16
+            while pos + 16 <= min(end, len(data)):
+                index = int.from_bytes(data[pos : pos + 2], "little")
+                length = int.from_bytes(data[pos + 8 : pos + 16], "little")
+                need = 16 + length + -length % 8 if index else length
+                if need < 16 or pos + need > end:
+                    raise ChecksumError(
+                        f"{path}: the heap of strings at byte {start + at} is damaged. Copy the "
+                        "file again, or make the shard again with: opkit generate --resume"
+                    )
+                pos += need
+            at = data.find(HEAP, at + 8)
 
 
 def check_version(version: str, path: Path) -> None:
@@ -590,13 +635,14 @@ def read_schema(f: h5py.File, *, virtual: bool = False) -> DatasetSchema:
         time = get_dataset(f, "time")
         times = _read_times(f, time)
         fields, dtypes, extra = [], set(), dict[str, ExtraAxis]()
+        root = root_addresses(f) if has(f, "extra_fields") else {}
         groups = [*FIELD_GROUPS, *(["extra_fields"] if has(f, "extra_fields") else [])]
         for rank, group in enumerate(groups):
             for name in strings(attr(get_group(f, group), "field_names")):
                 ds = get_dataset(f, f"{group}/{name}", virtual=virtual)
                 dtypes.add(ds.dtype)
                 if group == "extra_fields":
-                    dims = _read_dims(f, ds, f"{group}/{name}")
+                    dims = _read_dims(f, ds, f"{group}/{name}", root)
                     fields.append(_read_field(ds, name, 0, dims))
                     for d in dims:
                         if d not in axis_names and d not in extra:
@@ -655,14 +701,15 @@ def _read_times(f: h5py.File, time: h5py.Dataset) -> tuple[float, ...]:
     return tuple(values.tolist())
 
 
-def _read_dims(f: h5py.File, ds: h5py.Dataset, path: str) -> tuple[str, ...]:
+def _read_dims(
+    f: h5py.File, ds: h5py.Dataset, path: str, root: Mapping[int, str]
+) -> tuple[str, ...]:
     """Names of an extra field's own axes, from the attached scales."""
     names = []
-    for i, dim in enumerate(ds.dims):
-        scales = [k for k in dim.keys() if k]
+    for i, scales in enumerate(scale_names(ds, root)):
         if not scales:
             raise SchemaError(f"{f.filename}: {path} has no dimension scale on axis {i}.")
-        names.append(str(scales[0]))
+        names.append(scales[0])
     lead = ["sample"] * bool(attr(ds, "sample_varying"))
     own = len(lead) + bool(attr(ds, "time_varying"))
     if names[: len(lead)] != lead:
@@ -806,6 +853,7 @@ def check_shapes(
         raise SchemaError(
             f"{f.filename}: n_trajectories is {attr(f, 'n_trajectories')}, but there are {n} ids."
         )
+    root = root_addresses(f) if scales else None
     rows = {}
     if schema.layout == "ragged":
         rows = {kind: int(o[-1]) for kind, o in _mesh.sample_slices(f).items()}
@@ -816,22 +864,22 @@ def check_shapes(
             )
     if schema.time_per_sample:
         expected = (n, len(schema.time))
-        _check_shape(get_dataset(f, "time"), "time", expected, ("sample", "step"), scales)
+        _check_shape(get_dataset(f, "time"), "time", expected, ("sample", "step"), root)
     for spec in schema.fields:
         path = field_path(schema, spec.name)
         ds = get_dataset(f, path, virtual=virtual)
         shape = field_shape(schema, spec, n, rows)
-        _check_shape(ds, path, shape, field_dims(schema, spec), scales)
+        _check_shape(ds, path, shape, field_dims(schema, spec), root)
         _check_dtype(ds, path, np.dtype(schema.dtype).newbyteorder("<"))
     for s in schema.scalars:
         path = f"scalars/{s.name}"
         if s.value is None:
-            _check_shape(get_dataset(f, path), path, (n,), ("sample",), scales)
+            _check_shape(get_dataset(f, path), path, (n,), ("sample",), root)
     if has(f, "quality") and len(get_group(f, "quality")):
         for name in quality_columns(f):
             path = f"quality/{name}"
             ds = get_dataset(f, path)
-            _check_shape(ds, path, (n,), ("sample",), scales)
+            _check_shape(ds, path, (n,), ("sample",), root)
             _check_dtype(ds, path, np.dtype((QUALITY | OPTIONAL_QUALITY)[name]))
     elif "source" not in get(f, "provenance").attrs:
         raise SchemaError(f"{f.filename}: quality is missing, and the data are not imported.")
@@ -886,16 +934,20 @@ def sample_rows(
 
 
 def _check_shape(
-    ds: h5py.Dataset, path: str, expected: tuple[int, ...], dims: Sequence[str], scales: bool
+    ds: h5py.Dataset,
+    path: str,
+    expected: tuple[int, ...],
+    dims: Sequence[str],
+    root: Mapping[int, str] | None,
 ) -> None:
     where = ds.file.filename
     if ds.shape != expected:
         raise SchemaError(
             f"{where}: {path} has shape {ds.shape}, expected {expected} from {', '.join(dims)}."
         )
-    if scales:
-        for dim, name in zip(ds.dims, dims, strict=True):
-            if name not in dim.keys():
+    if root is not None:
+        for scales, name in zip(scale_names(ds, root), dims, strict=True):
+            if name not in scales:
                 raise SchemaError(f"{where}: {path} has no dimension scale {name!r} attached.")
 
 

@@ -177,9 +177,9 @@ class Burgers2D(PeriodicEvolution):
     reference: ClassVar[str] = "Fletcher, Int. J. Numer. Meth. Fluids 3 (1983) 213-216 (Cole-Hopf)"
     dim = 2
     default_resolution = 64
-    quick_resolution: ClassVar[int] = 32
+    quick_resolution: ClassVar[int] = 24
     quick_params: ClassVar[Mapping[str, Any]] = {
-        "n_modes": 6, "viscosity": 0.05, "t_end": 0.3, "n_times": 4,
+        "n_modes": 5, "viscosity": 0.05, "t_end": 0.2, "n_times": 3,
     }  # fmt: skip
     Params: ClassVar[type[PeriodicParameters]] = Burgers2DParameters
     params: Burgers2DParameters

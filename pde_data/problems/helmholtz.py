@@ -176,12 +176,14 @@ class Helmholtz(BoxProblem):
     ``omega = 1000``, ``c = 20 + tanh(field)``, field N(0, (-Laplacian + 9)^-2) without its mean,
     ``du/dn = 1`` on the part 0.35 < x < 0.65 of the upper side and 0 elsewhere: so says the code of
     the authors. Two differences: the field has the 143 modes below 12 on each axis, theirs the 100
-    of smallest wave number; and the elements are of degree 4, not 1. With bilinear elements on 101
-    points a wave of k = 50 has 12.6 points, and its phase is wrong by half a radian across the
-    square; the data of the authors carry that error.
+    of smallest wave number; and the equation is solved by elements of degree 4 on 201 points an
+    axis, not bilinear ones on 101. Relative L2 errors of five samples against 401 points: 6e-5 to
+    3e-4; bilinear elements on 101 points, 12.6 of them a wave, are off by 0.6 to 1.0 (their phase
+    is), which data made that way carry.
 
     *Accuracy*: order ``degree + 1`` for smooth data. Where a flux jumps, `u` is of the form
-    ``r log r`` beside the jump, and the order is 2.
+    ``r log r`` beside the jump, and the order is 2. LU costs seconds on 257 x 257 points, and in
+    3-D minutes beyond 33 points an axis.
 
     References
     ----------

@@ -124,7 +124,7 @@ class NavierStokes(PeriodicEvolution):
     dim = 2
     default_resolution = 64
     quick_resolution: ClassVar[int] = 32
-    quick_params: ClassVar[Mapping[str, Any]] = {"t_end": 2.0, "n_times": 5, "n_modes": 8}
+    quick_params: ClassVar[Mapping[str, Any]] = {"t_end": 1.0, "n_times": 3, "n_modes": 8}
     Params: ClassVar[type[PeriodicParameters]] = NavierStokesParameters
     params: NavierStokesParameters
 

@@ -140,9 +140,9 @@ class AllenCahn(_PhaseField):
     title: ClassVar[str] = "Allen-Cahn equation, periodic"
     equation: ClassVar[str] = r"\partial_t u = \epsilon^2\Delta u + u - u^3"
     reference: ClassVar[str] = "Allen & Cahn, Acta Metall. 27 (1979) 1085-1095"
-    quick_resolution: ClassVar[int] = 32
+    quick_resolution: ClassVar[int] = 24
     quick_params: ClassVar[Mapping[str, Any]] = {
-        "t_end": 2.0, "n_times": 5, "epsilon": 0.08, "n_modes": 6,
+        "t_end": 1.0, "n_times": 3, "epsilon": 0.1, "n_modes": 4,
     }  # fmt: skip
     Params: ClassVar[type[PeriodicParameters]] = AllenCahnParameters
 
@@ -214,7 +214,7 @@ class CahnHilliard(_PhaseField):
     reference: ClassVar[str] = "Cahn & Hilliard, J. Chem. Phys. 28 (1958) 258-267"
     quick_resolution: ClassVar[int] = 32
     quick_params: ClassVar[Mapping[str, Any]] = {
-        "t_end": 0.05, "n_times": 4, "epsilon": 0.08, "n_modes": 6,
+        "dim": 1, "t_end": 0.05, "n_times": 4, "epsilon": 0.08, "n_modes": 6,
     }  # fmt: skip
     Params: ClassVar[type[PeriodicParameters]] = CahnHilliardParameters
 

@@ -161,8 +161,10 @@ class FitzHughNagumo(_TwoSpecies):
     )
     reference: ClassVar[str] = "PDEBench, arXiv:2210.07182"
     species: ClassVar[tuple[str, str]] = ("activator", "inhibitor")
-    quick_resolution: ClassVar[int] = 32
-    quick_params: ClassVar[Mapping[str, Any]] = {"t_end": 1.0, "n_times": 5, "n_modes": 8}
+    quick_resolution: ClassVar[int] = 24
+    quick_params: ClassVar[Mapping[str, Any]] = {
+        "t_end": 0.5, "n_times": 3, "n_modes": 6, "length": 1.0,
+    }  # fmt: skip
     Params: ClassVar[type[PeriodicParameters]] = FitzHughNagumoParameters
 
     def constants(self) -> tuple[ScalarSpec, ...]:
@@ -206,11 +208,11 @@ class FitzHughNagumo(_TwoSpecies):
         problem = FitzHughNagumo(dim=1)
         yield problem.waves(1.0)
         yield problem.uniform((0.8, -0.3), 3.0)
-        problem = FitzHughNagumo(dim=2, t_end=1.0, n_times=3, n_modes=8)
+        problem = FitzHughNagumo(length=1.0, t_end=0.5, n_times=3, n_modes=6)
         inputs = problem.sample(np.random.default_rng(0))
-        yield from problem.reference_error(inputs, 32, limit=1e-2)
-        grid = problem.grid((32, 32))
-        yield problem.time_order(problem.initial(inputs, grid), grid, 1.0, (16, 32, 64))
+        yield from problem.reference_error(inputs, 24, limit=1e-2)
+        grid = problem.grid((24, 24))
+        yield problem.time_order(problem.initial(inputs, grid), grid, 0.5, (16, 32, 64))
 
 
 @register
@@ -245,9 +247,9 @@ class GrayScott(_TwoSpecies):
     )
     reference: ClassVar[str] = "Pearson, Science 261 (1993) 189-192"
     species: ClassVar[tuple[str, str]] = ("substrate", "catalyst")
-    quick_resolution: ClassVar[int] = 32
+    quick_resolution: ClassVar[int] = 24
     quick_params: ClassVar[Mapping[str, Any]] = {
-        "t_end": 50.0, "n_times": 4, "length": 0.5, "n_modes": 4,
+        "t_end": 20.0, "n_times": 3, "length": 0.4, "n_modes": 4,
     }  # fmt: skip
     Params: ClassVar[type[PeriodicParameters]] = GrayScottParameters
 
@@ -302,9 +304,9 @@ class GrayScott(_TwoSpecies):
         problem = GrayScott(dim=1)
         yield problem.waves(1.0)
         yield problem.uniform((0.6, 0.3), 40.0)
-        problem = GrayScott(length=0.5, t_end=200.0, n_times=3, n_modes=4)
+        problem = GrayScott(length=0.4, t_end=100.0, n_times=3, n_modes=4)
         inputs = problem.sample(np.random.default_rng(0))
-        yield from problem.reference_error(inputs, 32, limit=1e-2)
+        yield from problem.reference_error(inputs, 24, limit=1e-2)
         line = GrayScott(dim=1, length=0.5)
         grid = line.grid((32,))
         bump = 0.1 * np.cos(4 * np.pi * grid.axes[0].coords)

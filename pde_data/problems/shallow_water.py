@@ -106,8 +106,9 @@ class ShallowWater(Evolution):
     and 1 outside, g = 1. There the cells are filled or empty by their centers; here by the part of
     them that the circle covers, so that a sample is one function of space.
 
-    The dam's shock costs order: the error in L2 falls as the root of the mesh width or a little
-    faster; the estimate assumes ``p = 0.6``. With `bumps` it falls with order 1.5 to 2.
+    The dam's shock costs order. Relative errors in L2 of space and time, dam of radius 0.33, against
+    512 x 512 cells: of `h` 3.3e-2, 1.9e-2, 1.1e-2, of `v` 0.54, 0.30, 0.16 on 16, 32 and 64 cells
+    an axis; the estimate assumes ``p = 0.85``. With `bumps` the order is 1.5 to 2.
 
     References
     ----------
@@ -232,8 +233,8 @@ class ShallowWater(Evolution):
         )
 
     def convergence_order(self, solver: str) -> float:
-        """Order in L2: of shocks 0.6, of smooth bumps 1.7 (limiters cut their tops)."""
-        return 0.6 if self.params.initial == "dam" else 1.7
+        """Order in L2, as measured: 0.85 with shocks, 1.7 of smooth bumps (limiters cut tops)."""
+        return 0.85 if self.params.initial == "dam" else 1.7
 
     def discretization_error(
         self, inputs: Any, solution: Solution, resolution: tuple[int, ...], *,

@@ -22,7 +22,7 @@ __all__ = ["Storage", "solve_parabolic"]
 _MAX_LEVEL = 40
 #: Difference between whole and halved steps over the error of the halved ones: 15 for the method's
 #: fourth order, 7 for the third that stiff boundary layers leave of it.
-_RATIO = 11.0
+_RATIO = 10.0
 _NEWTON = 30
 _NEWTON_TOL = 1e-12
 
@@ -358,7 +358,7 @@ def solve_parabolic(
     -----
     ARK4(3)6L[2]SA [1]_ with the step from the embedded error; the accepted steps are then run
     again in halves (or, if stored times and not errors keep them short, joined in pairs). The finer
-    of the two runs is the result, their difference over eleven the estimate of its error, and the
+    of the two runs is the result, their difference over ten the estimate of its error, and the
     tolerance is tightened until the estimate is below `rtol`.
 
     References

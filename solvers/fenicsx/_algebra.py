@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from ..result import SolverDidNotConverge
 from ._runtime import petsc
 
-__all__ = ["System", "newton"]
+__all__ = ["System", "newton", "product"]
 
 Kind = Literal["spd", "symmetric", "general"]
 
@@ -159,6 +159,12 @@ class System:
         """Free the PETSc objects."""
         for item in (self._ksp, self._mat, self._x, self._b):
             item.destroy()
+
+
+def product(matrix: Any, x: np.ndarray) -> np.ndarray:
+    """Sparse matrix times vector: part of a right-hand side."""
+    out: np.ndarray = matrix @ x
+    return out
 
 
 def newton(

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..names import check_name
 from ..result import SolveResult
-from ._algebra import System
+from ._algebra import System, product
 from ._space import (
     Data,
     FemMesh,
@@ -478,9 +478,9 @@ class Heat:
                 for i in range(steps):
                     now = begin + i * dt
                     f_mid, f_next = load(now + gamma * dt), load(now + dt)
-                    b = explicit @ u + 0.5 * gamma * dt * (f_now + f_mid)
+                    b = product(explicit, u) + 0.5 * gamma * dt * (f_now + f_mid)
                     mid, r1 = system.solve(b, given, rtol)
-                    b = mass @ (mid - (1 - gamma) ** 2 * u) / (gamma * (2 - gamma))
+                    b = product(mass, mid - (1 - gamma) ** 2 * u) / (gamma * (2 - gamma))
                     b += 0.5 * gamma * dt * f_next  # (1 - gamma) / (2 - gamma) = gamma / 2
                     u, r2 = system.solve(b, given, rtol)
                     worst, f_now = max(worst, r1, r2), f_next

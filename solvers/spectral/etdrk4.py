@@ -228,8 +228,9 @@ def solve_evolution(
             if dt is not None or error <= rtol:
                 restarts = attempt
                 break
+            # the error goes with the tolerance, unless a longer step blew up: halve the steps then
             ratio = rtol / error if math.isfinite(error) else 0.0
-            tolerance *= min(0.25, max(0.5 * ratio, 1e-4))
+            tolerance *= min(0.25, max(0.5 * ratio, 1 / 32))
         else:
             raise SolverDidNotConverge(
                 NAME, iterations=march.steps, residual=worst, rtol=rtol,

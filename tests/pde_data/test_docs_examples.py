@@ -54,3 +54,13 @@ def test_adding_a_problem(tmp_path, monkeypatch, capsys):
         cls(n_waves=0)
     assert main(["list", "problems"]) == 0
     assert "sine_source" in capsys.readouterr().out
+
+
+def test_solvers_page(capsys):
+    names = {}
+    for block in _blocks("solvers.md"):
+        exec(compile(block, "solvers.md", "exec"), names)
+    lines = capsys.readouterr().out.splitlines()
+    assert float(lines[0].split()[-1]) == pytest.approx(0.07367, abs=2e-5)
+    assert float(lines[2]) == pytest.approx(1 / 3)
+    assert float(lines[4]) == pytest.approx(1.0, abs=1e-3)

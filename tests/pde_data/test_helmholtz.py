@@ -13,7 +13,7 @@ def test_own_checks_hold():
 
 
 def test_mgno_preset():
-    """The facts of the data set: frequency, speeds near 20, flux on the middle of the upper side."""
+    """The facts of the data set: frequency, speeds near 20, flux on part of the upper side."""
     problem = get_problem("helmholtz", preset="mgno")
     p = problem.params
     assert (p.omega, p.speed, p.speed_range, p.tau, p.alpha) == (1000.0, 20.0, 1.0, 3.0, 2.0)
@@ -44,7 +44,7 @@ def test_mgno_preset():
         ({"boundary": "mixed"}, 33),
         ({"boundary": "robin", "dim": 1}, 65),
         ({"boundary": "periodic"}, 32),
-        ({"boundary": "impedance", "dim": 3, "degree": 2, "omega": 6.0}, 17),
+        ({"boundary": "impedance", "dim": 3, "degree": 2, "omega": 3.0}, 9),
         ({"boundary": "pml", "dim": 1}, 65),
     ],
 )
@@ -56,14 +56,12 @@ def test_estimates_are_honest(params, resolution):
     s = problem.solve(inputs, shape, solver="elements")
     assert s.residual <= 1e-10
     schema = problem.schema(shape)
-    if problem.dim == 3:  # a finer reference takes too long: two degrees instead
-        estimate = problem.discretization_error(inputs, s, shape, solver="elements")
-        assert 0 < estimate < 0.1
-        return
-    fine = problem.solve(inputs, schema.grid.refined(4).shape, solver="elements")
+    finer = get_problem("helmholtz", **{**params, "degree": 4})  # in 3-D it must be small
+    factor = 2 if problem.dim == 3 else 4
+    fine = finer.solve(inputs, schema.grid.refined(factor).shape, solver="elements")
     w, worst = schema.grid.weights, 0.0
     for name in schema.outputs:
-        truth = fine.fields[name][(slice(None, None, 4),) * problem.dim]
+        truth = fine.fields[name][(slice(None, None, factor),) * problem.dim]
         error = np.sum(w * (s.fields[name] - truth) ** 2) / np.sum(w * truth**2)
         worst = max(worst, float(np.sqrt(error)))
     estimate = problem.discretization_error(inputs, s, shape, solver="elements")
