@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .convection_diffusion import solve_convection_diffusion
     from .diffusion import (
         choose_solver,
         prepare_diffusion,
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
     )
     from .finite_volume import Robin
     from .grids import Axis, Grid, normalize_boundary
+    from .helmholtz import solve_helmholtz
     from .names import UnknownNameError
     from .ode import compiled_rhs, solve_ode, solve_ode_batch
     from .result import SolverDidNotConverge, SolveResult, SolverUnavailable
+    from .tensor_diffusion import solve_tensor_diffusion
     from .verify import manufactured_diffusion, observed_order
 
 _PUBLIC = {
@@ -41,10 +44,13 @@ _PUBLIC = {
     "normalize_boundary": "grids",
     "observed_order": "verify",
     "prepare_diffusion": "diffusion",
-    "solve_diffusion_batch": "diffusion",
+    "solve_convection_diffusion": "convection_diffusion",
     "solve_diffusion": "diffusion",
+    "solve_diffusion_batch": "diffusion",
+    "solve_helmholtz": "helmholtz",
     "solve_ode": "ode",
     "solve_ode_batch": "ode",
+    "solve_tensor_diffusion": "tensor_diffusion",
 }
 
 __all__ = [
@@ -61,10 +67,13 @@ __all__ = [
     "normalize_boundary",
     "observed_order",
     "prepare_diffusion",
+    "solve_convection_diffusion",
     "solve_diffusion",
     "solve_diffusion_batch",
+    "solve_helmholtz",
     "solve_ode",
     "solve_ode_batch",
+    "solve_tensor_diffusion",
 ]
 
 

@@ -237,8 +237,8 @@ class FiniteVolumeSystem:
             )
         elif solver.startswith("structured"):
             note = (
-                "point smoothing is weak where the coefficient's strong direction changes from place "
-                "to place: use solver 'pyamg' or 'direct'"
+                "point smoothing is weak where the coefficient's strong direction changes from "
+                "place to place: use solver 'pyamg' or 'direct'"
             )
         return SolverDidNotConverge(
             solver, iterations=iterations, residual=residual, rtol=rtol, note=note

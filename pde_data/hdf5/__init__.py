@@ -19,6 +19,7 @@ _MODULES = {
         "DatasetSchema",
         "ExtraAxis",
         "FieldSpec",
+        "NonuniformAxis",
         "ScalarSpec",
         "check_split_name",
         "default_samples_per_shard",

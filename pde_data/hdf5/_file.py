@@ -52,6 +52,7 @@ from .schema import (
     DatasetSchema,
     ExtraAxis,
     FieldSpec,
+    NonuniformAxis,
     ScalarSpec,
 )
 
@@ -85,16 +86,16 @@ __all__ = [
     "has",
     "join_columns",
     "load",
-    "root_addresses",
-    "scale_names",
     "open_file",
     "provenance_json",
     "quality_columns",
     "read_schema",
+    "root_addresses",
     "rounding",
     "rows_of",
     "sample_digests",
     "sample_rows",
+    "scale_names",
     "set_attrs",
     "strings",
     "to_file",
@@ -747,13 +748,18 @@ def _read_axis(f: h5py.File, name: str) -> Axis:
         periodic=bool(attr(ds, "periodic")),
         units=str(attr(ds, "units")),
     )
-    if not np.allclose(x, axis.coords, rtol=0, atol=1e-9 * (upper - lower)):
-        i = int(np.argmax(np.abs(x - axis.coords)))
-        raise SchemaError(
-            f"{f.filename}: {name}[{i}] is {x[i]:.10g}, expected {axis.coords[i]:.10g} from "
-            f"bounds, location and periodic (non-uniform axes are not read yet)."
-        )
-    return axis
+    if np.allclose(x, axis.coords, rtol=0, atol=1e-9 * (upper - lower)):
+        return axis
+    if "source" in get_group(f, "provenance").attrs:  # made elsewhere
+        return NonuniformAxis(
+            name, len(x), lower, upper, axis.location, axis.periodic, axis.units,
+            tuple(x.tolist()),
+        )  # fmt: skip
+    i = int(np.argmax(np.abs(x - axis.coords)))
+    raise SchemaError(
+        f"{f.filename}: {name}[{i}] is {x[i]:.10g}, expected {axis.coords[i]:.10g} from "
+        f"bounds, location and periodic; only imported data may have non-uniform axes."
+    )
 
 
 def _read_field(

@@ -645,6 +645,8 @@ def find_damaged(root: str | Path) -> list[DamagedShard]:
         No such directory.
     NotAnOpkitFileError
         It has neither shards nor a ``dataset.json``.
+    SchemaError
+        ``dataset.json`` lists files that are no shards.
     """
     root = Path(root)
     if not root.is_dir():
@@ -667,11 +669,13 @@ def find_damaged(root: str | Path) -> list[DamagedShard]:
     paths = {p: None for ps in present.values() for p in ps} | dict.fromkeys(entries)
     paths |= dict.fromkeys(_expected_shards(root, paths, manifest))
     out = []
-    order = [*manifest.get("splits", {}), *present]
-    for path in sorted(paths, key=lambda p: (order.index(p.parent.name), p.name)):
+    order = {name: i for i, name in enumerate([*manifest.get("splits", {}), *present])}
+    for path in sorted(paths, key=lambda p: (order.get(p.parent.name, len(order)), p.name)):
         if reason := _damage(path, str(entries.get(path, {}).get("sha256", ""))):
-            number = int(path.stem.rpartition("_")[2])
-            out.append(DamagedShard(path.parent.name, number, path, reason))
+            number = path.stem.rpartition("_")[2]
+            if not number.isdigit():
+                raise SchemaError(f"{root / 'dataset.json'}: {path.name} is no name of a shard.")
+            out.append(DamagedShard(path.parent.name, int(number), path, reason))
     return out
 
 

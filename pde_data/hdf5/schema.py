@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from solvers.grids import Grid
+from solvers.grids import Axis, Grid
 from solvers.meshes import Mesh
 from solvers.names import check_name
 
@@ -26,6 +26,7 @@ __all__ = [
     "DatasetSchema",
     "ExtraAxis",
     "FieldSpec",
+    "NonuniformAxis",
     "ScalarSpec",
     "check_split_name",
     "default_samples_per_shard",
@@ -64,6 +65,72 @@ BC_KINDS = ("dirichlet", "neumann", "robin", "periodic", "outflow", "no_slip", "
 def _check_identifier(what: str, name: str) -> None:
     if not NAME.match(name):
         raise ValueError(f"{what} {name!r}: names start with a letter, then letters, digits and _")
+
+
+@dataclass(frozen=True)
+class NonuniformAxis(Axis):
+    """A coordinate axis with any spacing, for data made elsewhere.
+
+    It has coordinates and quadrature weights, but no spacing and no finer or coarser version.
+
+    Parameters
+    ----------
+    points : tuple of float
+        The `n` coordinates, strictly increasing, from `lower` to `upper`; of a node axis they
+        begin and end there, unless it is periodic.
+
+    Raises
+    ------
+    ValueError
+    """
+
+    points: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        x = np.array(self.points, np.float64)
+        object.__setattr__(self, "points", tuple(x.ravel().tolist()))
+        inside = x.shape == (self.n,) and self.lower <= x[0] and x[-1] <= self.upper
+        if not inside or not (np.diff(x) > 0).all():
+            raise ValueError(
+                f"axis {self.name!r}: need {self.n} strictly increasing points from {self.lower} "
+                f"to {self.upper}"
+            )
+        slack = 1e-9 * (self.upper - self.lower)
+        closed = self.location == "node" and not self.periodic
+        if closed and max(x[0] - self.lower, self.upper - x[-1]) > slack:
+            raise ValueError(f"axis {self.name!r}: a node axis has points at both of its bounds")
+
+    @property
+    def coords(self) -> np.ndarray:
+        """Coordinates of the points, float64, shape (n,)."""
+        return np.array(self.points)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Quadrature weights, shape (n,): the half of the gaps on either side of a point.
+
+        They add up to the length of the axis.
+        """
+        x = self.coords
+        between = (x[1:] + x[:-1]) / 2
+        if self.periodic:
+            wrap = (x[0] + self.upper - self.lower + x[-1]) / 2
+            return np.diff([wrap - self.upper + self.lower, *between, wrap])
+        return np.diff([self.lower, *between, self.upper])
+
+    @property
+    def spacing(self) -> float:
+        """Refused: there is no one spacing."""
+        raise ValueError(f"axis {self.name!r} is not uniform and has no spacing")
+
+    def resized(self, n: int) -> Axis:
+        """Refused: nothing says where the points of another number would lie."""
+        raise ValueError(f"axis {self.name!r} is not uniform: it cannot have {n} points")
+
+    def refined(self, factor: int = 2) -> Axis:
+        """Refused, as for `resized`."""
+        raise ValueError(f"axis {self.name!r} is not uniform: it cannot be refined")
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,9 @@ class BoxProblem(Problem):
     def __init__(self, **params: Any) -> None:
         super().__init__(**params)
         self.dim = self.params.dim
+        points = {1: 257, 2: type(self).default_resolution, 3: 33}[self.dim]
+        # as many cells without the upper end
+        self.default_resolution = points - (self.params.boundary == "periodic")
 
     @property
     def sides(self) -> Boundary:

@@ -135,6 +135,10 @@ class AnisotropicDiffusion(BoxProblem):
     Tensors along the axes are solved by finite volumes, which obey the maximum principle, oblique
     ones by bilinear or biquadratic elements, which need not.
 
+    Scaled to an isotropic medium a corner of the box has another angle, up to nearly ``pi``, and
+    the solution is singular there: orders above 2 are seen on smooth solutions only, and the error
+    estimate of oblique tensors takes 2 for all methods.
+
     Sides: ``u = 0``, ``n . A grad u = 0``, ``n . A grad u + kappa u = 0`` or periodic.
 
     References
@@ -147,7 +151,7 @@ class AnisotropicDiffusion(BoxProblem):
     equation: ClassVar[str] = (
         r"-\nabla\cdot(A\,\nabla u) = f,\quad A = a\,R_\theta\,\mathrm{diag}(1, 1/\rho)\,R_\theta^T"
     )
-    solvers: ClassVar[tuple[str, ...]] = ("elements2", "elements1", *_FINITE_VOLUMES)
+    solvers: ClassVar[tuple[str, ...]] = ("elements2", "elements1", "fenicsx", *_FINITE_VOLUMES)
     quick_resolution = 33
     quick_params: ClassVar[Mapping[str, Any]] = {"ratio_max": 5.0}
     reference: ClassVar[str] = "Hermeline 2000, doi:10.1006/jcph.2000.6466"
@@ -222,6 +226,12 @@ class AnisotropicDiffusion(BoxProblem):
                 diagonal, f, grid, boundary=self.sides, boundary_values=values, solver=solver,
                 rtol=rtol, singular="project",
             )  # fmt: skip
+        elif solver == "fenicsx":
+            from solvers.fenicsx.transport import solve_transport_fenicsx
+
+            r = solve_transport_fenicsx(
+                A, f, grid, boundary=self.sides, boundary_values=values, rtol=rtol
+            )
         else:
             r = solve_tensor_diffusion(
                 A, f, grid, boundary=self.sides, boundary_values=values,
@@ -237,6 +247,11 @@ class AnisotropicDiffusion(BoxProblem):
     def check_solver(self, solver: str) -> str:
         """Return `solver` if it can solve the problem with these parameters."""
         super(BoxProblem, self).check_solver(solver)
+        if solver == "fenicsx" and self.params.boundary in ("neumann", "periodic"):
+            raise ProblemError(
+                f"solver 'fenicsx' needs dirichlet, robin or mixed sides, got "
+                f"{self.params.boundary!r}; the others have all"
+            )
         if solver in _FINITE_VOLUMES and self.params.tensor == "rotated":
             raise ProblemError(
                 f"solver {solver!r} needs tensor='diagonal', got 'rotated'; elements1 and "
@@ -251,8 +266,8 @@ class AnisotropicDiffusion(BoxProblem):
         return choose_solver(self.solve_grid(resolution), self.sides)
 
     def convergence_order(self, solver: str) -> float:
-        """2; of elements of degree 2: 3."""
-        return 3.0 if solver == "elements2" else 2.0
+        """2; of elements of degree 2, along the axes, 3: oblique tensors open the corners."""
+        return 3.0 if solver == "elements2" and self.params.tensor == "diagonal" else 2.0
 
     def discretization(self, solver: str, resolution: tuple[int, ...]) -> str:
         """Say what the solver discretizes with."""
@@ -260,15 +275,17 @@ class AnisotropicDiffusion(BoxProblem):
         shape = "x".join(map(str, grid.shape))
         if solver in _FINITE_VOLUMES:
             return f"vertex-centered finite volumes on {shape} points"
+        if solver == "fenicsx":
+            return f"P1 Lagrange elements on simplices, {shape} nodes"
         return f"Lagrange elements of degree {self._degree(solver, grid)} on boxes, {shape} nodes"
 
     def checks(self) -> Iterator[Check]:
         """Manufactured orders for oblique tensors, agreement of methods, rotation, flow balance."""
-        for degree, order in ((1, 2.0), (2, 4.0)):
+        for method, order in (("elements1", 2.0), ("elements2", 4.0)):
             for kind in ("dirichlet", "mixed"):
-                yield manufactured_tensor(degree, order, kind)
+                yield manufactured_tensor(method, order, kind)
         for kind in ("neumann", "robin", "periodic"):
-            yield manufactured_tensor(1, 2.0, kind)
+            yield manufactured_tensor("elements1", 2.0, kind)
         along = AnisotropicDiffusion(tensor="diagonal")
         inputs = along.sample(np.random.default_rng(0))
         a = along.solve(inputs, (33, 33), solver="elements2")
@@ -304,7 +321,7 @@ def _scaled(field: FieldSample, factor: float) -> FieldSample | None:
     return None if factor == 0 else replace(field, coefficients=factor * field.coefficients)
 
 
-def manufactured_tensor(degree: int, order: float, kind: str) -> Check:
+def manufactured_tensor(method: str, order: float, kind: str) -> Check:
     """Order of elements for a smooth solution and an oblique tensor of ratio 10 that varies."""
     w = 2 * np.pi if kind == "periodic" else 2.0
     free = kind in ("neumann", "periodic")
@@ -337,15 +354,20 @@ def manufactured_tensor(degree: int, order: float, kind: str) -> Check:
                     values[k, side] = flux
                 elif name == "robin":
                     values[k, side] = Robin(0.8, 1.0, flux + 0.8 * trace)
-        r = solve_tensor_diffusion(
-            tensor, f, grid, boundary=[pair, pair], boundary_values=values, degree=degree,
-            singular="project",
-        )  # fmt: skip
+        if method == "fenicsx":
+            from solvers.fenicsx.transport import solve_transport_fenicsx
+
+            r = solve_transport_fenicsx(
+                tensor, f, grid, boundary=[pair, pair], boundary_values=values
+            )
+        else:
+            r = solve_tensor_diffusion(
+                tensor, f, grid, boundary=[pair, pair], boundary_values=values,
+                degree=int(method[-1]), singular="project",
+            )  # fmt: skip
         e = r.x - u
         if free:
             e = balanced(e, grid)
         errors.append(grid.norm(e))
         spacings.append(grid.spacing[0])
-    return order_check(
-        f"order in space, degree {degree}, {kind} sides, ratio 10", spacings, errors, order
-    )
+    return order_check(f"order in space, {method}, {kind} sides, ratio 10", spacings, errors, order)

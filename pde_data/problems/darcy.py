@@ -194,9 +194,9 @@ class Darcy(BoxProblem):
     smooth      fenicsx P1   1.1e-3   2.8e-4   7.0e-5   1.7e-5   2.0
     ==========  ===========  =======  =======  =======  =======  =====
 
-    The multiscale coefficient is of order 2 once it is resolved: harmonic means on 65, 129, 257, 513
-    points are off by 1.2e-1, 6.6e-2, 1.9e-2, 4e-3 against 1025, and the estimate with ``p = 2`` is
-    0.6, 1.0, 1.0 times the error on the first three.
+    The multiscale coefficient is of order 2 once it is resolved: harmonic means on 65, 129, 257 and
+    513 points are off by 1.2e-1, 6.6e-2, 1.9e-2 and 4e-3 against 1025, and the estimate with
+    ``p = 2`` is 0.6, 1.0 and 1.0 times the error on the first three.
 
     Interfaces cut the cells anywhere, which costs an order; harmonic means halve the error there,
     and are the default. Richardson's estimate with ``p = 1`` (two_valued) is 1.0 to 1.6 times the

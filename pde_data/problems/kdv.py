@@ -119,7 +119,7 @@ class KdV(PeriodicEvolution):
         truth = soliton(grid, 10.0)
         error = np.linalg.norm(r.x[-1] - truth) / np.linalg.norm(truth)
         yield at_most("soliton at t = 10, relative L2 error", float(error), 1e-7)
-        yield problem.time_order(soliton(grid, 0.0), grid, 1.0, (100, 200, 400))
+        yield problem.time_order(soliton(grid, 0.0), grid, 1.0, (200, 400, 800))
         r = self.run(self.initial(self.sample(np.random.default_rng(1)), self.grid((128,))),
                      self.grid((128,)), [0.0, 1.0], rtol=1e-9)  # fmt: skip
         power = np.mean(r.x**2, axis=1)

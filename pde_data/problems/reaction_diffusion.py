@@ -42,7 +42,7 @@ class GrayScottParameters(PeriodicParameters):
     """Parameters of `GrayScott`."""
 
     dim: Literal[1, 2, 3] = Field(2, description="space dimensions")
-    length: float = Field(1.0, gt=0, le=1e6, description="side of the periodic box")
+    length: float = Field(0.75, gt=0, le=1e6, description="side of the periodic box")
     diffusion_u: float = Field(2e-5, gt=0, le=10, description="D_u, substrate")
     diffusion_v: float = Field(1e-5, gt=0, le=10, description="D_v, catalyst")
     feed: float = Field(0.029, ge=0, le=0.2, description="F, feed rate")
@@ -220,7 +220,7 @@ class GrayScott(_TwoSpecies):
     """``u_t = D_u laplace(u) - u v^2 + F (1 - u), v_t = D_v laplace(v) + u v^2 - (F + k) v``.
 
     Periodic box in 1-D to 3-D; dimensionless. Spots, stripes and mazes grow out of the initial
-    ``v0 = (1 + tanh(4 (m - 1)))/8, u0 = 1 - 2 v0``, with a Gaussian field `m` of standard
+    ``v0 = (1 + tanh(2 (m - 1)))/8, u0 = 1 - 2 v0``, with a Gaussian field `m` of standard
     deviation 1: patches of catalyst in a sea of substrate.
 
     Parameters
@@ -249,7 +249,7 @@ class GrayScott(_TwoSpecies):
     species: ClassVar[tuple[str, str]] = ("substrate", "catalyst")
     quick_resolution: ClassVar[int] = 24
     quick_params: ClassVar[Mapping[str, Any]] = {
-        "t_end": 20.0, "n_times": 3, "length": 0.4, "n_modes": 4,
+        "t_end": 20.0, "n_times": 3, "length": 0.3, "n_modes": 4,
     }  # fmt: skip
     Params: ClassVar[type[PeriodicParameters]] = GrayScottParameters
 
@@ -267,8 +267,8 @@ class GrayScott(_TwoSpecies):
         """Draw the patches of catalyst."""
         m = self.field.draw(rng)
         return {
-            "u0": TransformedField(m, lambda x: 0.75 - 0.25 * np.tanh(4.0 * (x - 1.0))),
-            "v0": TransformedField(m, lambda x: 0.125 + 0.125 * np.tanh(4.0 * (x - 1.0))),
+            "u0": TransformedField(m, lambda x: 0.75 - 0.25 * np.tanh(2.0 * (x - 1.0))),
+            "v0": TransformedField(m, lambda x: 0.125 + 0.125 * np.tanh(2.0 * (x - 1.0))),
         }
 
     def linear(self, space: Fourier) -> np.ndarray:
@@ -304,7 +304,7 @@ class GrayScott(_TwoSpecies):
         problem = GrayScott(dim=1)
         yield problem.waves(1.0)
         yield problem.uniform((0.6, 0.3), 40.0)
-        problem = GrayScott(length=0.4, t_end=100.0, n_times=3, n_modes=4)
+        problem = GrayScott(length=0.3, t_end=100.0, n_times=3, n_modes=4)
         inputs = problem.sample(np.random.default_rng(0))
         yield from problem.reference_error(inputs, 24, limit=1e-2)
         line = GrayScott(dim=1, length=0.5)

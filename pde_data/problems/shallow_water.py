@@ -106,8 +106,8 @@ class ShallowWater(Evolution):
     and 1 outside, g = 1. There the cells are filled or empty by their centers; here by the part of
     them that the circle covers, so that a sample is one function of space.
 
-    The dam's shock costs order. Relative errors in L2 of space and time, dam of radius 0.33, against
-    512 x 512 cells: of `h` 3.3e-2, 1.9e-2, 1.1e-2, of `v` 0.54, 0.30, 0.16 on 16, 32 and 64 cells
+    The dam's shock costs order. Relative errors in L2 of space and time of one dam against 512 x 512
+    cells: of `h` 3.3e-2, 1.9e-2, 1.1e-2, of `v` 0.54, 0.30, 0.16 on 16, 32 and 64 cells
     an axis; the estimate assumes ``p = 0.85``. With `bumps` the order is 1.5 to 2.
 
     References
@@ -300,9 +300,7 @@ class ShallowWater(Evolution):
             first = n // 2 if dam else 0
             own = {q: s.fields[q][:, first:, first:] for q in truth}
             size = 2.5 if dam else 5.0
-            axes = (
-                Axis(a, n - first, 0.0, size, location="cell_center") for a in "xy"
-            )
+            axes = (Axis(a, n - first, 0.0, size, location="cell_center") for a in "xy")
             errors.append(space_time_error(own, truth, Grid(tuple(axes)), p.times))
             e = p.discretization_error(inputs, s, (n, n), solver="finite_volume")
             ratios.append(e / errors[-1])

@@ -543,6 +543,7 @@ def _adapt(
                     name, iterations=count, residual=e * tol, rtol=tol,
                     note=f"max_steps={max_steps} reached at t={start + k * dt:.6g}",
                 )  # fmt: skip
+        dt = gap / 2**level  # wider than the last step if that was accurate enough
         out.append(stepper.embed(u))
         plan.append(taken)
     return np.stack(out), plan

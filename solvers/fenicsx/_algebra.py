@@ -71,6 +71,8 @@ class System:
         for key, value in options.items():
             database[prefix + key] = value
         self._ksp.setFromOptions()
+        for key in options:  # or PETSc complains of those that a system never used
+            database.delValue(prefix + key)
         self._ksp.setOperators(self._mat)
         self._options = (prefix, options)
         self._x, self._b = self._mat.createVecs()
@@ -100,16 +102,17 @@ class System:
         self._ksp.setOperators(self._mat)
         database = petsc().Options()
         prefix, options = self._options
-        for key, value in options.items():  # MUMPS reads its own when it factorizes first
-            if not self._factorized:
+        if not self._factorized:  # MUMPS reads its own when it factorizes first
+            for key, value in options.items():
                 database[prefix + key] = value
         try:
             self._ksp.setUp()
         except petsc().Error as err:
             raise self._failed(f"MUMPS ended with PETSc error {err.ierr}") from None
-        if not self._factorized:
-            for key in options:
-                database.delValue(prefix + key)
+        finally:
+            if not self._factorized:
+                for key in options:
+                    database.delValue(prefix + key)
         self._factorized = True
         if int(self._ksp.getPC().getFailedReason()) != 0:
             raise self._failed("MUMPS found no factorization")

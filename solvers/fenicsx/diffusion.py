@@ -504,34 +504,35 @@ class _Discretization:
 
     def set_data(self, data: Mapping[str, Any]) -> None:
         """Fill coefficient, source and reaction."""
-        problem = ""
-        try:
-            self._set_data(data)
-        except ValueError as e:  # perhaps in the part of one process alone
-            problem = str(e)
-        agree(self.comm, problem)
-
-    def _set_data(self, data: Mapping[str, Any]) -> None:
         self._fill(self.a, data["a"], "a")
-        if np.min(self.a.x.array) <= 0:
-            raise ValueError(f"a must be positive, its minimum is {self.a.x.array.min():.6g}")
+        low = np.min(self.a.x.array, initial=np.inf)
+        agree(self.comm, f"a must be positive, its minimum is {low:.6g}" if low <= 0 else "")
         self._fill(self.f, data["f"], "f")
         if self.has_reaction:
             self._fill(self.c, data["reaction"], "reaction")
-            if np.min(self.c.x.array) < 0:
-                raise ValueError(
-                    f"reaction must not be negative, its minimum is {self.c.x.array.min():.6g}"
-                )
+            low = np.min(self.c.x.array, initial=np.inf)
+            wrong = f"reaction must not be negative, its minimum is {low:.6g}" if low < 0 else ""
+            agree(self.comm, wrong)
             if not self.has_fixed and not self._sum(int(np.any(self.c.x.array))):
                 raise ValueError("reaction is 0 everywhere: leave it out")
 
     def _fill(self, function: Any, value: Any, name: str) -> None:
         if callable(value):
-            function.x.array[:] = _evaluate(value, self._points(self.W), name)
+            function.x.array[:] = self._evaluate(value, self._points(self.W), name)
         elif self.W is self.W1:
             function.x.array[:] = np.ravel(value)[self.points1]
         else:
             function.interpolate(self._linear(slice(None), np.ravel(value)[self.points1]))
+
+    def _evaluate(self, function: Function, points: np.ndarray, name: str) -> np.ndarray:
+        """Values at points; what is wrong in the part of one process is an error on all."""
+        values, problem = np.empty(0), ""
+        try:
+            values = _evaluate(function, points, name)
+        except ValueError as e:
+            problem = str(e)
+        agree(self.comm, problem)  # before any of them goes on to wait for the others
+        return values
 
     def _linear(self, dofs: np.ndarray | slice, value: Any) -> Any:
         """Piecewise linear function with these values, 0 elsewhere."""
@@ -547,7 +548,8 @@ class _Discretization:
 
         dofs = self.side_dofs[key]
         if callable(value):
-            return _evaluate(value, self._points(space)[:, dofs], f"boundary_values{list(key)}")
+            name = f"boundary_values{list(key)}"
+            return self._evaluate(value, self._points(space)[:, dofs], name)
         face, place = self._on_face(self.points1, key)
         function = self._linear(face, np.ravel(value)[place])
         if space is not self.W1:
@@ -568,24 +570,19 @@ class _Discretization:
         from dolfinx.fem.petsc import assemble_matrix
 
         lift, fluxes = np.zeros(len(self.work.x.array)), {}
-        problem = ""
-        try:
-            for key in sorted(sides):  # the later axis and side win
-                if self.boundary[key[0]][key[1]] == "dirichlet":
-                    lift[self.side_dofs[key]] = self._side(key, sides[key], self.V)
-                    continue
-                value = sides[key]
-                if isinstance(value, tuple):
-                    transfer = self._side(key, value[0], self.W)
-                    if np.any(transfer < 0):
-                        raise ValueError(f"boundary_values{list(key)}: alpha / beta is negative")
-                    self.transfer[key].x.array[self.side_dofs[key]] = transfer
-                    value = value[1]
-                if _is_nonzero(value):
-                    fluxes[key] = self._side(key, value, self.W)
-        except ValueError as e:
-            problem = str(e)
-        agree(self.comm, problem)
+        for key in sorted(sides):  # the later axis and side win
+            if self.boundary[key[0]][key[1]] == "dirichlet":
+                lift[self.side_dofs[key]] = self._side(key, sides[key], self.V)
+                continue
+            value = sides[key]
+            if isinstance(value, tuple):
+                transfer = self._side(key, value[0], self.W)
+                wrong = f"boundary_values{list(key)}: alpha / beta is negative"
+                agree(self.comm, wrong if np.any(transfer < 0) else "")
+                self.transfer[key].x.array[self.side_dofs[key]] = transfer
+                value = value[1]
+            if _is_nonzero(value):
+                fluxes[key] = self._side(key, value, self.W)
         if self.loss and not self.has_fixed and not self.has_reaction:
             total = sum(float(t.x.array.sum()) for t in self.transfer.values())
             if not self._sum(total) > 0:

@@ -345,31 +345,30 @@ class NavierStokes(_Flow):
         lift[stokes.free] = 0.0
         scale = float(np.linalg.norm((b - matrix @ lift)[stokes.free]))
         history, total = np.zeros(1), 0
-        if scale > 0:
-            steps: list[float] = [nu]
-            while steps:
-                now = steps[-1]
-                linear = matrix if now == nu else self._assembled("linear", nu=now)
+        now, reached, failures = nu, math.inf, 0
+        while scale > 0 and reached != nu:
+            linear = matrix if now == nu else self._assembled("linear", nu=now)
 
-                def residual(v: np.ndarray, linear: Any = linear) -> np.ndarray:
-                    return linear @ v + self._convection(v) - b
+            def residual(v: np.ndarray, linear: Any = linear) -> np.ndarray:
+                return linear @ v + self._convection(v) - b
 
-                def jacobian(v: np.ndarray, now: float = now) -> Any:
-                    self._w.x.array[:] = v
-                    return self._assembled("linear", "convection_jacobian", nu=now)
+            def jacobian(v: np.ndarray, now: float = now) -> Any:
+                self._w.x.array[:] = v
+                return self._assembled("linear", "convection_jacobian", nu=now)
 
-                try:
-                    w, history = newton(
-                        system, residual, jacobian, w, scale=scale, maxiter=maxiter,
-                        rtol=rtol if now == nu else 1e-3, name="fenicsx.newton",
-                    )  # fmt: skip
-                except SolverDidNotConverge:
-                    if len(steps) > 6:
-                        raise
-                    steps.append(2 * now)
-                    continue
-                total += len(history) - 1
-                steps.pop()
+            try:
+                w, history = newton(
+                    system, residual, jacobian, w, scale=scale, maxiter=maxiter,
+                    rtol=rtol if now == nu else 1e-3, name="fenicsx.newton",
+                )  # fmt: skip
+            except SolverDidNotConverge:
+                failures += 1
+                if failures > 8:
+                    raise
+                now = 2 * now if math.isinf(reached) else math.sqrt(now * reached)
+                continue
+            total += len(history) - 1
+            reached, now = now, nu
         x = self._result(w, closed)
         seconds = time.perf_counter() - start
         return SolveResult(

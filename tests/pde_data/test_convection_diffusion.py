@@ -46,19 +46,20 @@ def test_schemes_agree_within_their_errors(boundary, dim):
     problem = get_problem(NAME, boundary=boundary, dim=dim, diffusivity=0.2, n_modes=2)
     shape = problem.check_resolution((17 if dim < 3 else 9) - (boundary == "periodic"))
     inputs = problem.sample(np.random.default_rng(0))
-    solutions = {s: problem.solve(inputs, shape, solver=s) for s in problem.solvers}
+    names = [s for s in problem.solvers if (s, boundary) != ("fenicsx", "periodic")]
+    solutions = {s: problem.solve(inputs, shape, solver=s) for s in names}
     estimates = {
         s: problem.discretization_error(inputs, v, shape, solver=s) for s, v in solutions.items()
     }
     base = solutions["galerkin"].fields["u"]
-    for s in ("central", "exponential"):
+    for s in names:
         gap = np.linalg.norm(solutions[s].fields["u"] - base) / np.linalg.norm(base)
         assert gap < 2 * (estimates[s] + estimates["galerkin"])
     kinds = {"mixed": ("dirichlet", "neumann")}.get(boundary, (boundary, boundary))
     assert problem.schema(shape).boundary_of("u")[0] == kinds
 
 
-@pytest.mark.parametrize("solver", ["central", "exponential", "galerkin"])
+@pytest.mark.parametrize("solver", ["central", "exponential", "galerkin", "fenicsx"])
 def test_estimates_are_honest(solver):
     problem = get_problem(NAME, diffusivity=0.05)
     inputs = problem.sample(np.random.default_rng(2))

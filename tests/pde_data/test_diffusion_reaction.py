@@ -20,7 +20,7 @@ def test_uniform_values_follow_the_ode(solver):
 
 
 def test_the_default_grid_resolves_the_default_fields():
-    p = get_problem("diffusion_reaction", n_times=11)
+    p = get_problem("diffusion_reaction", n_times=3, t_end=1.0, time_rtol=1e-4)
     inputs = p.sample(np.random.default_rng(0))
     s = p.solve(inputs, (64, 64), solver="spectral")
     error = p.discretization_error(inputs, s, (64, 64), solver="spectral")

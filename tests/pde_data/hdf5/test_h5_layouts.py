@@ -22,6 +22,7 @@ from pde_data.hdf5 import (
     ExtraAxis,
     FieldSpec,
     InvalidSampleError,
+    NonuniformAxis,
     SchemaError,
     ShardWriter,
     check_dataset,
@@ -747,3 +748,44 @@ def test_memory_of_ragged_writing_stays_flat(tmp_path):
         tracemalloc.stop()
     # 50 more samples are 32 MB of points, weights and fields, and 8 MB of numbers of points
     assert peaks[1] < peaks[0] + 2 * 2**23
+
+
+@pytest.mark.parametrize(
+    ("location", "periodic", "points"),
+    [
+        ("node", False, (-1.0, -0.5, 0.5, 2.0)),
+        ("cell_center", False, (-0.9, -0.5, 0.5, 1.0)),
+        ("node", True, (-1.0, -0.5, 0.5, 1.0)),
+    ],
+)
+def test_nonuniform_axes_of_imported_data(tmp_path, location, periodic, points):
+    axis = NonuniformAxis("x", 4, -1.0, 2.0, location, periodic, "m", points)
+    assert axis.weights.sum() == pytest.approx(3)
+    if location == "node" and not periodic:
+        u = np.array(points) * 3 + 1  # the trapezoidal rule is exact for it
+        assert axis.weights @ u == pytest.approx(3 / 2 * (4 - 1) + 3)
+    for use in (lambda a: a.spacing, lambda a: a.resized(5), lambda a: a.refined()):
+        with pytest.raises(ValueError, match="not uniform"):
+            use(axis)
+    schema = DatasetSchema(
+        problem="found", title="Found", grid=Grid((axis,)), inputs=("a",), outputs=("u",),
+        fields=(FieldSpec("a", "a"), FieldSpec("u", "u")),
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    samples = [{"fields": {"a": rng.normal(size=4), "u": rng.normal(size=4)}} for _ in range(3)]
+    split = write(tmp_path, schema, samples, source={"source": "doi:10.0/0"})
+    assert split.schema.grid == schema.grid
+    np.testing.assert_array_equal(split[0]["coords"]["x"], points)
+    np.testing.assert_array_equal(split[0]["weights"], axis.weights)
+    assert check_dataset(tmp_path) == []
+    _edit(split.files[0], lambda f: f["provenance"].attrs.__delitem__("source"))
+    with pytest.raises(SchemaError, match="only imported data"):
+        open_dataset(split.files[0])
+
+
+@pytest.mark.parametrize(
+    "points", [(0.0, 1.0), (0.0, 0.5, 0.5, 1.0), (0.1, 0.5, 0.6, 1.0), (0.0, 0.5, 0.7, 1.1)]
+)
+def test_bad_nonuniform_axes(points):
+    with pytest.raises(ValueError, match="axis 'x'"):
+        NonuniformAxis("x", 4, points=points)
