@@ -81,7 +81,7 @@ def bench_navier_stokes(t_end: float, dt: float, samples: int) -> None:
                           for _ in range(5)) / (20 * size)  # fmt: skip
     best = min(rates, key=lambda size: rates[size])
     steps = round(t_end / dt)
-    # errors are measured, in single precision as the FNO paper's too, on the samples at hand
+    # errors are measured on the samples at hand, in double precision like opkit's
     spent, end = timed(lambda: torch_navier_stokes(batch, f, 1e-3, steps, dt))
     peer_error = relative(np.asarray(end), truth)
     peer = min(spent / samples, steps * rates[best])

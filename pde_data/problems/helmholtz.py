@@ -235,6 +235,7 @@ class Helmholtz(BoxProblem):
         ppw = points_per_wavelength(k, grid)
         if ppw < p.min_points_per_wavelength:
             finer = math.ceil(max(shape) * p.min_points_per_wavelength / ppw)
+            finer += (int(p.boundary != "periodic") - finer) % p.degree  # elements fit, too
             raise ProblemError(
                 f"resolution={'x'.join(map(str, shape))}: {ppw:.2g} points on the shortest wave, "
                 f"need min_points_per_wavelength={p.min_points_per_wavelength:g}; try {finer} or "

@@ -106,7 +106,7 @@ class ShallowWater(Evolution):
     and 1 outside, g = 1. There the cells are filled or empty by their centers; here by the part of
     them that the circle covers, so that a sample is one function of space.
 
-    The dam's shock costs order. Relative errors in L2 of space and time of one dam against 512 x 512
+    The dam's shock costs order. Relative errors in L2 of space and time of one dam, against 512^2
     cells: of `h` 3.3e-2, 1.9e-2, 1.1e-2, of `v` 0.54, 0.30, 0.16 on 16, 32 and 64 cells
     an axis; the estimate assumes ``p = 0.85``. With `bumps` the order is 1.5 to 2.
 

@@ -396,8 +396,11 @@ def solve_parabolic(
             merged, kept = _merged(plan)
             if sum(map(len, merged)) <= 0.6 * sum(map(len, plan)) and len(kept) > len(t) / 3:
                 # stored times, not errors, keep the steps short: compare with steps twice as long
-                wide = _replay(stepper, u_first, t[kept], merged, 1, name)
-                error = relative_change(wide, coarse[kept], grid, t[kept]) / _RATIO
+                try:
+                    wide = _replay(stepper, u_first, t[kept], merged, 1, name)
+                    error = relative_change(wide, coarse[kept], grid, t[kept]) / _RATIO
+                except SolverDidNotConverge:  # too long for the explicit reaction
+                    error = np.inf
                 if error <= rtol:
                     fine, halved = coarse, 1
                     stepper.check(fine[-1][stepper.inside], plan[-1][-1])

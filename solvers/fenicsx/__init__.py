@@ -1,4 +1,15 @@
-"""Finite elements with DOLFINx and PETSc. Importing this package loads neither."""
+"""Finite elements with DOLFINx and PETSc. Importing this package loads neither.
+
+A domain, a mesh, a solve, whatever the equation::
+
+    mesh = triangulate(plate_with_holes([circle((0.5, 0.5), 0.2)]), 1 / 32)
+    body = Elasticity(mesh)
+    u = body.solve(*lame(1.0, 0.3), {"bottom": 0.0}, traction={"top": (0.0, 1.0)}).x
+
+`Diffusion`, `Heat`, `Elasticity`, `Hyperelasticity`, `Stokes` and `NavierStokes` keep what belongs
+to their mesh (spaces, patterns, bound forms, symbolic factorizations) between solves. Forms are
+compiled once a machine, for all meshes.
+"""
 
 from __future__ import annotations
 

@@ -68,6 +68,8 @@ class FemMesh:
         self.place[self.order] = np.arange(len(self.order))
         self._spaces: dict[Any, Any] = {}
         self._quadrature: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._quadrature_points: dict[int, np.ndarray] = {}
+        self._part_nodes: dict[tuple[str, int], np.ndarray] = {}
 
     # -- spaces and numbering ------------------------------------------------------------
 
@@ -143,11 +145,13 @@ class FemMesh:
 
     def part_nodes(self, name: str, degree: int) -> np.ndarray:
         """Nodes on a part of the boundary."""
-        facets = self.part(name)
-        nodes = np.unique(self._facets[facets])
-        if degree == 1:
-            return nodes
-        return np.concatenate([nodes, len(self.points) + self._facet_edges[facets]])
+        if (name, degree) not in self._part_nodes:
+            facets = self.part(name)
+            nodes = np.unique(self._facets[facets])
+            if degree == 2:
+                nodes = np.concatenate([nodes, len(self.points) + self._facet_edges[facets]])
+            self._part_nodes[name, degree] = nodes
+        return self._part_nodes[name, degree]
 
     @cached_property
     def _facet_entities(self) -> np.ndarray:
@@ -200,7 +204,11 @@ class FemMesh:
 
     def quadrature_points(self, degree: int) -> np.ndarray:
         """Quadrature points in the triangulation's cell order, shape (m, q, 2)."""
-        return np.einsum("qk,mkd->mqd", self.quadrature(degree)[0], self.points[self.cells])
+        if degree not in self._quadrature_points:
+            self._quadrature_points[degree] = np.einsum(
+                "qk,mkd->mqd", self.quadrature(degree)[0], self.points[self.cells]
+            )
+        return self._quadrature_points[degree]
 
     def at_quadrature(
         self, value: Data, degree: int, name: str, shape: tuple[int, ...] = ()

@@ -19,6 +19,7 @@ def test_uniform_values_follow_the_ode(solver):
     assert np.ptp(s.fields["u"], axis=(1, 2)).max() < 1e-12
 
 
+@pytest.mark.slow
 def test_the_default_grid_resolves_the_default_fields():
     p = get_problem("diffusion_reaction", n_times=3, t_end=1.0, time_rtol=1e-4)
     inputs = p.sample(np.random.default_rng(0))

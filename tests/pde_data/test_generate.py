@@ -320,6 +320,56 @@ def test_shards_of_a_job_array_add_up(tmp_path):
         make(tmp_path / "d", shards="5:6", **settings)
 
 
+def test_repair_makes_damaged_shards_again_and_no_others(tmp_path):
+    settings = {"samples_per_shard": 5}
+    done = make(tmp_path / "d", **settings)
+    shards = sorted((tmp_path / "d").glob("data/train/*.h5"))
+    inodes = {p: p.stat().st_ino for p in shards}
+    data = bytearray(shards[1].read_bytes())
+    data[len(data) // 2] ^= 1  # resume does not see it
+    shards[1].write_bytes(data)
+    shards[3].unlink()
+    assert check_dataset(tmp_path / "d") != []
+    # a larger n does not extend what is to be repaired
+    again = make(tmp_path / "d", n=40, repair=True, **settings)
+    assert (again.solved, digest(again)) == (10, digest(done)) and again.config.n["train"] == 20
+    assert check_dataset(tmp_path / "d", physics=True) == []
+    untouched = [p for p in shards if p.stat().st_ino == inodes[p]]
+    assert {shards[0], shards[2]} <= set(untouched)
+    with pytest.raises(FileExistsError, match="not an opkit dataset"):
+        (tmp_path / "x").mkdir()
+        (tmp_path / "x/notes").write_text("mine")
+        make(tmp_path / "x", repair=True)
+
+
+def test_resuming_does_not_bless_a_decayed_shard(tmp_path):
+    make(tmp_path / "d", samples_per_shard=5)
+    path = tmp_path / "d/data/train/darcy_train_00001.h5"
+    st = path.stat()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    with path.open("r+b") as f:  # as a failing disk would: nothing but the content changes
+        f.write(data)
+    os.utime(path, ns=(st.st_atime_ns, st.st_mtime_ns))
+    for n in (20, 30):  # with nothing to do, and with an index to write
+        make(tmp_path / "d", n=n, resume=True, samples_per_shard=5)
+        findings = check_dataset(tmp_path / "d")
+        assert any("SHA-256" in str(f) for f in findings)
+
+
+def test_a_stale_index_is_written_anew(tmp_path):
+    done = make(tmp_path / "d", samples_per_shard=5)
+    index = tmp_path / "d/dataset.json"
+    text = index.read_text()
+    for damage in ("", "{}", text.replace('"train_00001', '"train_0000x')):
+        index.write_text(damage)
+        assert digest(make(tmp_path / "d", resume=True)) == digest(done)
+        assert check_dataset(tmp_path / "d") == []
+    (tmp_path / "d/train.h5").unlink()
+    make(tmp_path / "d", resume=True)
+    assert check_dataset(tmp_path / "d") == [] and (tmp_path / "d/train.h5").exists()
+
+
 # -- the directory -------------------------------------------------------------------------------
 
 

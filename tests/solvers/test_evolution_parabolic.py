@@ -219,3 +219,13 @@ def test_bad_arguments_are_named(options, message):
     arguments = {"u0": np.zeros(9), "times": [0, 1.0], "grid": Grid.unit(9, dim=1)} | options
     with pytest.raises(ValueError, match=message):
         solve_parabolic(**arguments)
+
+
+def test_joined_steps_that_are_unstable_are_no_failure():
+    """Near a stable state steps grow up to the limit of the explicit reaction."""
+    grid = Grid.unit(16, dim=1, periodic=True)
+    r = solve_parabolic(
+        np.full(16, 0.1), [0, 5.0, 10.0], grid, boundary="periodic",
+        reaction=lambda u, t: 5 * u * (1 - u),
+    )  # fmt: skip
+    np.testing.assert_allclose(r.x[1:], 1.0, atol=1e-5)
