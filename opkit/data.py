@@ -374,7 +374,7 @@ class BatchSampler(Sampler[list[int]]):
 class _ReadAhead(DataLoader[Any]):
     """A loader without worker processes whose batches a thread reads ahead."""
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         ready: queue.Queue[tuple[str, Any]] = queue.Queue(READ_AHEAD)
         stopped = threading.Event()
         batches = super().__iter__()

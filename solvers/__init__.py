@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from .ode import compiled_rhs, solve_ode, solve_ode_batch
     from .result import SolverDidNotConverge, SolveResult, SolverUnavailable
     from .tensor_diffusion import solve_tensor_diffusion
+    from .spectral import Fourier, solve_evolution
     from .verify import manufactured_diffusion, observed_order
 
 _PUBLIC = {
     "Axis": "grids",
+    "Fourier": "spectral.fourier",
     "Grid": "grids",
     "Robin": "finite_volume",
     "SolveResult": "result",
@@ -46,6 +48,7 @@ _PUBLIC = {
     "prepare_diffusion": "diffusion",
     "solve_convection_diffusion": "convection_diffusion",
     "solve_diffusion": "diffusion",
+    "solve_evolution": "spectral.etdrk4",
     "solve_diffusion_batch": "diffusion",
     "solve_helmholtz": "helmholtz",
     "solve_ode": "ode",
@@ -55,6 +58,7 @@ _PUBLIC = {
 
 __all__ = [
     "Axis",
+    "Fourier",
     "Grid",
     "Robin",
     "SolveResult",
@@ -69,6 +73,7 @@ __all__ = [
     "prepare_diffusion",
     "solve_convection_diffusion",
     "solve_diffusion",
+    "solve_evolution",
     "solve_diffusion_batch",
     "solve_helmholtz",
     "solve_ode",

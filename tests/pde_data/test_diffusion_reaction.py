@@ -19,7 +19,19 @@ def test_uniform_values_follow_the_ode(solver):
     assert np.ptp(s.fields["u"], axis=(1, 2)).max() < 1e-12
 
 
-@pytest.mark.slow
+def test_the_estimate_of_the_spectral_solver_is_honest():
+    """Against three times the cells, whose centers include those of the grid."""
+    p = get_problem("diffusion_reaction", n_times=3, t_end=1.0, tau=8.0, n_modes=8, time_rtol=1e-5)
+    inputs = p.sample(np.random.default_rng(0))
+    fine = p.solve(inputs, (60, 60), solver="spectral").fields
+    s = p.solve(inputs, (20, 20), solver="spectral")
+    gaps = {n: s.fields[n] - fine[n][:, 1::3, 1::3] for n in ("u", "v")}
+    errors = [np.linalg.norm(g) / np.linalg.norm(s.fields[n]) for n, g in gaps.items()]
+    estimate = p.discretization_error(inputs, s, (20, 20), solver="spectral")
+    assert 1e-4 < max(errors) < 0.05
+    assert 0.5 < estimate / max(errors) < 2
+
+
 def test_the_default_grid_resolves_the_default_fields():
     p = get_problem("diffusion_reaction", n_times=3, t_end=1.0, time_rtol=1e-4)
     inputs = p.sample(np.random.default_rng(0))

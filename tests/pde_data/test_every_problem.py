@@ -55,10 +55,21 @@ def test_generates_a_sound_dataset_by_each_solver(name, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_is_described(name):
+    from pde_data.hdf5 import check_units
+
     cls = problem_class(name)
-    assert cls.title and cls.equation and cls.solvers and cls.__doc__
+    assert cls.name == name and cls.title and cls.equation and cls.solvers and cls.__doc__
     for key, f in cls.Params.model_fields.items():
         assert f.description, f"{name}: parameter {key} has no description"
+    problem = quick_problem(cls)
+    resolution = problem.check_resolution(problem.quick_resolution)
+    schema = problem.schema(resolution)
+    assert schema.problem == name
+    check_units(schema)
+    stored = problem.params.model_dump(mode="json")
+    assert cls(**stored).params == problem.params  # what the file says makes the problem again
+    for solver in problem.solvers:
+        assert problem.discretization(solver, resolution)
 
 
 def _outside(field):
@@ -92,7 +103,7 @@ def test_resolution_and_solver_names_are_checked(name):
     problem = quick_problem(problem_class(name))
     with pytest.raises(ValueError, match="resolution"):
         problem.check_resolution(0)
-    with pytest.raises(ValueError, match="allowed|Allowed"):
+    with pytest.raises(ValueError, match=r"allowed|Allowed"):
         problem.check_solver("no_such_solver")
     assert (
         problem.choose_solver(problem.check_resolution(problem.quick_resolution)) in problem.solvers

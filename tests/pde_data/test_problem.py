@@ -13,7 +13,6 @@ from pde_data.problem import (
     ProblemError,
     Solution,
     get_problem,
-    list_problems,
     register,
     restrict_to,
 )
@@ -82,7 +81,7 @@ def available(problem: Problem, solver: str) -> str:
     return solver
 
 
-# -- everything that is registered ---------------------------------------------------------------
+# -- Darcy at several settings; tests/pde_data/test_every_problem.py has every problem ------------
 
 CASES = [
     (name, params)
@@ -96,10 +95,6 @@ CASES = [
     }.items()
     for params in variants
 ]
-
-
-def test_every_registered_problem_is_in_the_cases_below():
-    assert set(module._REGISTRY) == {name for name, _ in CASES}
 
 
 @pytest.mark.parametrize(("name", "params"), CASES)
@@ -149,26 +144,6 @@ def test_inputs_are_functions_of_space(name, params):
     for x in problem.schema((17,) * problem.dim).inputs:
         shared = restrict_to(grid, grid.refined(2), fine.fields[x])
         np.testing.assert_allclose(coarse.fields[x], shared, rtol=0, atol=1e-11)
-
-
-@pytest.mark.parametrize("name", list(list_problems()))
-def test_what_a_problem_says_about_itself(name):
-    from pde_data.hdf5.check import check_units
-
-    cls = list_problems()[name]
-    assert cls.name == name and cls.title and cls.equation and cls.solvers and cls.__doc__
-    problem = cls()
-    resolution = problem.check_resolution(None)
-    schema = problem.schema(resolution)
-    assert schema.problem == name and schema.grid.shape == resolution
-    check_units(schema)
-    assert problem.choose_solver(resolution) in problem.solvers
-    for field, info in cls.Params.model_fields.items():
-        assert info.description, f"{field} has no description"
-    stored = problem.params.model_dump(mode="json")
-    assert cls(**stored).params == problem.params  # what the file says makes the problem again
-    for solver in problem.solvers:
-        assert problem.discretization(solver, resolution)
 
 
 # -- the error estimate --------------------------------------------------------------------------
