@@ -147,7 +147,7 @@ def repair(directory: str | Path, *, progress: bool = True) -> list[dict[str, An
         compression=old["compression"], samples_per_shard=old["samples_per_shard"], repair=True,
     )  # fmt: skip
     run_generate(settings, progress=progress)
-    return [{"split": s, "shard": k, "reason": reason} for s, k, reason in damaged]
+    return [{"split": d.split, "shard": d.shard, "reason": d.reason} for d in damaged]
 
 
 #: Function -> module, settings, how it is run, positional arguments.

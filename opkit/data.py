@@ -152,7 +152,8 @@ class SplitData(TorchDataset[tuple[Tensor, Tensor, Tensor]]):
         if self._cache is None:
             return (*self._read(index), weights)
         rows = torch.as_tensor(index)
-        return self._cache[0][rows], self._cache[1][rows], weights
+        x, y = self._cache
+        return x.index_select(0, rows), y.index_select(0, rows), weights
 
 
 class FieldData(TorchDataset[dict[str, Tensor]]):
@@ -256,7 +257,7 @@ class FieldData(TorchDataset[dict[str, Tensor]]):
         if self._cache is None:
             return self._read(index)
         rows = torch.as_tensor(index)
-        return {n: t[rows] for n, t in self._cache.items()}
+        return {n: t.index_select(0, rows) for n, t in self._cache.items()}
 
 
 def nested_stride(grid: Any, resolution: int | Sequence[int]) -> tuple[int, ...]:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from .names import UnknownNameError
     from .ode import compiled_rhs, solve_ode, solve_ode_batch
     from .result import SolverDidNotConverge, SolveResult, SolverUnavailable
-    from .tensor_diffusion import solve_tensor_diffusion
     from .spectral import Fourier, solve_evolution
+    from .tensor_diffusion import solve_tensor_diffusion
     from .verify import manufactured_diffusion, observed_order
 
 _PUBLIC = {
@@ -73,8 +73,8 @@ __all__ = [
     "prepare_diffusion",
     "solve_convection_diffusion",
     "solve_diffusion",
-    "solve_evolution",
     "solve_diffusion_batch",
+    "solve_evolution",
     "solve_helmholtz",
     "solve_ode",
     "solve_ode_batch",
