@@ -114,37 +114,23 @@ def repair(directory: str | Path, *, progress: bool = True) -> list[dict[str, An
     ------
     DatasetError
         Imported data, whose source alone can repair it, or no sound shard to take the
-        configuration from.
+        settings from.
     """
-    from pde_data.generate import GenerateConfig
+    from pde_data.generate import GenerateConfig, stored_settings
     from pde_data.hdf5 import DatasetError, find_damaged
-    from pde_data.hdf5.manifest import find_shards, shard_facts
 
     root = Path(directory)
     damaged = find_damaged(root)
     if not damaged:
         return []
-    old = None
-    for path in (p for paths in find_shards(root).values() for p in paths):
-        try:
-            old = shard_facts(path).config
-            break
-        except (DatasetError, OSError):
-            continue
-    if not old:
+    stored = stored_settings(root)
+    if "imported_from" in stored["set"]:
         raise DatasetError(
-            f"{root}: no shard is sound enough to tell how the data was made; generate it anew"
+            f"{root}: imported from {stored['set']['imported_from']}; import it anew"
         )
-    if "imported_from" in old["params"]:
-        raise DatasetError(
-            f"{root}: imported from {old['params']['imported_from']}; import it anew"
-        )
-    n = old["n"]
-    settings = GenerateConfig(
-        problem=old["problem"], out=root, n=n["train"], n_valid=n["valid"], n_test=n["test"],
-        resolution=tuple(old["resolution"]), seed=old["seed"], solver=old["solver"],
-        params=old["params"], dtype=old["dtype"], rtol=old["rtol"],
-        compression=old["compression"], samples_per_shard=old["samples_per_shard"], repair=True,
+    settings = resolve(
+        GenerateConfig, {**stored, "out": root, "repair": True}, config=None, what="opkit.repair",
+        aliases=ALIASES["generate"],
     )  # fmt: skip
     run_generate(settings, progress=progress)
     return [{"split": d.split, "shard": d.shard, "reason": d.reason} for d in damaged]

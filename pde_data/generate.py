@@ -73,8 +73,6 @@ _SAMPLE_FAILURES = (
     FloatingPointError,
     np.linalg.LinAlgError,
 )
-#: Samples of each split whose discretization error is estimated at least.
-_MIN_ESTIMATES = 8
 #: From this many shards a worker on, workers write whole shards; below, they solve small blocks
 #: and the parent writes, so that a small dataset keeps all workers busy.
 _SHARDS_PER_WORKER = 8
@@ -306,7 +304,8 @@ class _Job:
         any number of workers or samples; samples are independent, so this is a random subset.
         """
         i, share = sample_id % SPLIT_STRIDE, self.error_fraction
-        return share > 0 and (i < _MIN_ESTIMATES or math.floor((i + 1) * share) > i * share)
+        first = i < self.problem.min_estimates
+        return share > 0 and (first or math.floor((i + 1) * share) > i * share)
 
     def writer(self, split: str, shard: int) -> ShardWriter:
         order = self.problem.convergence_order(self.config.solver)

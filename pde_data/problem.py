@@ -112,6 +112,9 @@ class Problem(ABC):
     min_resolution: int = 5
     #: What one entry of the resolution counts.
     resolution_counts: ClassVar[str] = "points per axis"
+    #: Samples of each split whose discretization error is estimated at least; fewer where the solve
+    #: on the finer grid is dear.
+    min_estimates: ClassVar[int] = 8
     #: A cheap setting for tests and `opkit verify`: resolution and parameters.
     quick_resolution: ClassVar[int | tuple[int, ...] | None] = None
     quick_params: ClassVar[Mapping[str, Any]] = {}

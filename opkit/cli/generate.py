@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -33,6 +34,14 @@ def generate(
         option("--solver", metavar="NAME", help="See opkit list solvers (default by size)."),
     ] = None,
     set_: Set = None,
+    sample_on: Annotated[
+        Text,
+        option(
+            "--sample-on",
+            metavar="mesh|grid",
+            help="Where the fields of a problem on a mesh are stored (--set sample_on).",
+        ),
+    ] = None,
     dtype: Annotated[
         Text,
         option("--dtype", metavar="float32|float64", help="Of the fields (default float32)."),
@@ -96,7 +105,8 @@ def generate(
         "resolution": parse_resolution(resolution),
         "seed": number(seed),
         "solver": solver,
-        "set": parse_set(set_ or ()) or None,
+        "set": parse_set([*(set_ or ()), *([f"sample_on={sample_on}"] if sample_on else [])])
+        or None,
         "dtype": dtype,
         "workers": number(workers),
         "cluster": cluster,
@@ -129,7 +139,21 @@ def generate(
         typer.echo(lines(result))
     name = result.path.name
     tell(f"next: opkit data info {shown(result.path)}")
-    tell(f"      opkit fit {shown(result.path)} -m mgno -o {shown(f'runs/{name}-mgno')}")
+    if _has_model(result.path):
+        tell(f"      opkit fit {shown(result.path)} -m mgno -o {shown(f'runs/{name}-mgno')}")
+
+
+def _has_model(path: Path) -> bool:
+    """Whether `opkit fit` can learn from these data."""
+    from opkit.errors import UsageError
+    from opkit.tasks.grid import GridTask
+    from pde_data.hdf5 import open_dataset
+
+    try:
+        GridTask.from_schema(open_dataset(path).schema)
+    except UsageError:
+        return False
+    return True
 
 
 def _only_rank_0_speaks() -> None:

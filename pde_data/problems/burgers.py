@@ -172,6 +172,7 @@ class Burgers2D(PeriodicEvolution):
     """
 
     name: ClassVar[str] = "burgers_2d"
+    min_estimates: ClassVar[int] = 2
     title: ClassVar[str] = "Two-dimensional Burgers' equation, periodic"
     equation: ClassVar[str] = r"\partial_t u + (u\cdot\nabla)u = \nu\,\Delta u"
     reference: ClassVar[str] = "Fletcher, Int. J. Numer. Meth. Fluids 3 (1983) 213-216 (Cole-Hopf)"

@@ -67,6 +67,7 @@ class DiffusionReaction(Evolution):
     """
 
     name: ClassVar[str] = "diffusion_reaction"
+    min_estimates: ClassVar[int] = 2
     title: ClassVar[str] = "Diffusion-reaction, FitzHugh-Nagumo"
     equation: ClassVar[str] = (
         r"\partial_t u = D_u \Delta u + u - u^3 - k - v,\quad \partial_t v = D_v \Delta v + u - v"

@@ -115,6 +115,7 @@ class NavierStokes(PeriodicEvolution):
     """
 
     name: ClassVar[str] = "navier_stokes"
+    min_estimates: ClassVar[int] = 2
     title: ClassVar[str] = "Navier-Stokes equations, vorticity, periodic"
     equation: ClassVar[str] = (
         r"\partial_t w + u\cdot\nabla w = \nu\,\Delta w - \mu\,w + f,\quad "

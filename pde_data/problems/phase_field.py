@@ -137,6 +137,7 @@ class AllenCahn(_PhaseField):
     """
 
     name: ClassVar[str] = "allen_cahn"
+    min_estimates: ClassVar[int] = 2
     title: ClassVar[str] = "Allen-Cahn equation, periodic"
     equation: ClassVar[str] = r"\partial_t u = \epsilon^2\Delta u + u - u^3"
     reference: ClassVar[str] = "Allen & Cahn, Acta Metall. 27 (1979) 1085-1095"
@@ -209,6 +210,7 @@ class CahnHilliard(_PhaseField):
     """
 
     name: ClassVar[str] = "cahn_hilliard"
+    min_estimates: ClassVar[int] = 2
     title: ClassVar[str] = "Cahn-Hilliard equation, periodic"
     equation: ClassVar[str] = r"\partial_t u = \Delta(u^3 - u - \epsilon^2\Delta u)"
     reference: ClassVar[str] = "Cahn & Hilliard, J. Chem. Phys. 28 (1958) 258-267"

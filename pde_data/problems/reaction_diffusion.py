@@ -155,6 +155,7 @@ class FitzHughNagumo(_TwoSpecies):
     """
 
     name: ClassVar[str] = "fitzhugh_nagumo"
+    min_estimates: ClassVar[int] = 2
     title: ClassVar[str] = "FitzHugh-Nagumo reaction and diffusion, periodic"
     equation: ClassVar[str] = (
         r"\partial_t u = D_u\Delta u + u - u^3 - k - v,\quad \partial_t v = D_v\Delta v + u - v"
@@ -240,6 +241,7 @@ class GrayScott(_TwoSpecies):
     """
 
     name: ClassVar[str] = "gray_scott"
+    min_estimates: ClassVar[int] = 2
     title: ClassVar[str] = "Gray-Scott reaction and diffusion, periodic"
     equation: ClassVar[str] = (
         r"\partial_t u = D_u\Delta u - u v^2 + F(1 - u),\quad "

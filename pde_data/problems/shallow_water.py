@@ -116,6 +116,7 @@ class ShallowWater(Evolution):
     """
 
     name: ClassVar[str] = "shallow_water"
+    min_estimates: ClassVar[int] = 2
     title: ClassVar[str] = "Shallow water, dam breaks and bumps"
     equation: ClassVar[str] = (
         r"\partial_t h + \nabla\cdot(h v) = 0,\quad "

@@ -311,7 +311,7 @@ def test_options_are_the_settings(command: str, model: str) -> None:
     fields = getattr(importlib.import_module(module), name).model_fields
     group = typer.main.get_command(_app.app)
     params = {p.name: p for p in group.commands[command].params}  # type: ignore[attr-defined]
-    shared = {"config", "json", "debug", "help"}
+    shared = {"config", "json", "debug", "help", "sample_on"}
     aliases = _functions.ALIASES.get(command, {})
     options = {aliases.get(n.rstrip("_"), n.rstrip("_")) for n in params} - shared
     assert options == set(fields)
