@@ -25,6 +25,20 @@ if TYPE_CHECKING:
     from .grids import Axis, Grid, normalize_boundary
     from .helmholtz import solve_helmholtz
     from .names import UnknownNameError
+    from .observation import (
+        Blur,
+        CosineSensing,
+        MatrixOperator,
+        adjoint_gap,
+        disk_kernel,
+        gaussian_kernel,
+        gaussian_sensing,
+        mask_operator,
+        motion_kernel,
+        point_sensors,
+        radon_operator,
+        ray_integrals,
+    )
     from .ode import compiled_rhs, solve_ode, solve_ode_batch
     from .result import SolverDidNotConverge, SolveResult, SolverUnavailable
     from .spectral import Fourier, solve_evolution
@@ -32,6 +46,18 @@ if TYPE_CHECKING:
     from .verify import manufactured_diffusion, observed_order
 
 _PUBLIC = {
+    "mask_operator": "observation",
+    "ray_integrals": "observation",
+    "radon_operator": "observation",
+    "point_sensors": "observation",
+    "motion_kernel": "observation",
+    "gaussian_sensing": "observation",
+    "gaussian_kernel": "observation",
+    "disk_kernel": "observation",
+    "adjoint_gap": "observation",
+    "MatrixOperator": "observation",
+    "CosineSensing": "observation",
+    "Blur": "observation",
     "Axis": "grids",
     "Fourier": "spectral.fourier",
     "Grid": "grids",
@@ -58,19 +84,31 @@ _PUBLIC = {
 
 __all__ = [
     "Axis",
+    "Blur",
+    "CosineSensing",
     "Fourier",
     "Grid",
+    "MatrixOperator",
     "Robin",
     "SolveResult",
     "SolverDidNotConverge",
     "SolverUnavailable",
     "UnknownNameError",
+    "adjoint_gap",
     "choose_solver",
     "compiled_rhs",
+    "disk_kernel",
+    "gaussian_kernel",
+    "gaussian_sensing",
     "manufactured_diffusion",
+    "mask_operator",
+    "motion_kernel",
     "normalize_boundary",
     "observed_order",
+    "point_sensors",
     "prepare_diffusion",
+    "radon_operator",
+    "ray_integrals",
     "solve_convection_diffusion",
     "solve_diffusion",
     "solve_diffusion_batch",

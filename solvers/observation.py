@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-import scipy.fft
 import scipy.sparse as sp
 from scipy.sparse.linalg import LinearOperator
 
@@ -173,6 +172,8 @@ class Blur(_FieldOperator):
         *,
         boundary: Literal["periodic", "zero"] = "periodic",
     ) -> None:
+        import scipy.fft
+
         super().__init__(field_shape, field_shape)
         self.boundary = check_name("boundary", boundary, ("periodic", "zero"))
         self.kernel = np.asarray(kernel, np.float64)
@@ -194,6 +195,8 @@ class Blur(_FieldOperator):
         self._symbol = scipy.fft.rfftn(wrapped)
 
     def _convolve(self, x: np.ndarray, symbol: np.ndarray) -> np.ndarray:
+        import scipy.fft
+
         field = np.reshape(x, self.field_shape)
         spectrum = scipy.fft.rfftn(field, self._fft_shape) * symbol
         out = scipy.fft.irfftn(spectrum, self._fft_shape)
@@ -278,10 +281,14 @@ class CosineSensing(_FieldOperator):
         self.scale = math.sqrt(n / m)
 
     def _matvec(self, x: np.ndarray) -> np.ndarray:
+        import scipy.fft
+
         full = scipy.fft.dctn(self.signs * np.reshape(x, self.field_shape), norm="ortho")
         return self.scale * full.ravel()[self.rows]
 
     def _rmatvec(self, y: np.ndarray) -> np.ndarray:
+        import scipy.fft
+
         full = np.zeros(self.shape[1])
         full[self.rows] = self.scale * np.ravel(y)
         return (self.signs * scipy.fft.idctn(full.reshape(self.field_shape), norm="ortho")).ravel()

@@ -11,11 +11,12 @@ from pydantic import Field, model_validator
 
 from solvers.evolution import advect_exactly, solve_advection, solve_parabolic
 from solvers.grids import Axis, Grid
+from solvers.verify import observed_order
 
 from ..functions import FunctionSpace, GaussianSpace, input_space
 from ..hdf5.schema import BoundarySpec, FieldSpec, ScalarSpec
 from ..problem import Solution, register
-from ..verification import Check, at_most, order_check
+from ..verification import Check, at_least, at_most, order_check
 from ._evolution import Evolution, EvolutionParameters, space_time_error
 from ._evolution_checks import space_checks, time_checks
 
@@ -316,12 +317,12 @@ class DeepONetAdvection(_Line):
     def convergence_order(self, solver: str) -> float:
         """Infinite for characteristics; of differences 3, or what the kinks leave in L2.
 
-        A kink of the solution itself (II, III) leaves 3/4 of 3/2; that of its slope in IV is weak:
-        2.5 is measured on 100 to 400 points.
+        A kink of the solution itself (II, III) leaves 3/4 of 3/2, one of its slope (IV) 3/4 of
+        5/2; the latter is weak, and on 100 to 400 points the error still falls as h^2.7.
         """
         if solver == "characteristics":
             return math.inf
-        return {"I": 3.0, "II": 1.125, "III": 1.125, "IV": 2.5}[self.params.case]
+        return {"I": 3.0, "II": 1.125, "III": 1.125, "IV": 1.875}[self.params.case]
 
     def discretization(self, solver: str, resolution: tuple[int, ...]) -> str:
         """Say what the solver discretizes with."""
@@ -371,9 +372,11 @@ class DeepONetAdvection(_Line):
                     own = {"s": p.solve(v, shape, solver="upwind").fields["s"]}
                     errors.append(space_time_error(own, exact(g, t), g, t))
                     h.append(g.spacing[0])
-                yield order_check(
-                    f"upwind against characteristics, case {case}", h, errors, order, within=0.2
-                )
+                name = f"upwind against characteristics, case {case}"
+                if case == "IV":  # not yet where the weak kink rules
+                    yield at_least(name, observed_order(errors, h), order - 0.2, kind="order")
+                else:
+                    yield order_check(name, h, errors, order)
         # variable speed: the equation itself, by differences of the exact solution
         p = DeepONetAdvection(case="IV", t_end=0.5, n_times=3)
         d = 1e-4

@@ -13,18 +13,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+import solvers as numerics
 from solvers.grids import Axis, Grid
-from solvers.observation import (
-    Blur,
-    CosineSensing,
-    adjoint_gap,
-    disk_kernel,
-    gaussian_kernel,
-    gaussian_sensing,
-    motion_kernel,
-    radon_operator,
-    ray_integrals,
-)
 
 from ..hdf5.schema import BoundarySpec, DatasetSchema, ExtraAxis, FieldSpec, ScalarSpec
 from ..images import Image, Shape, Shapes, image_source
@@ -275,7 +265,7 @@ class _Imaging(Problem):
 
     def _common_checks(self, resolution: tuple[int, ...]) -> Iterable[Check]:
         A = self.operator(resolution)
-        gap = adjoint_gap(A, np.random.default_rng(0))
+        gap = numerics.adjoint_gap(A, np.random.default_rng(0))
         yield at_most("adjoint: <Ax, y> = <x, A'y>", gap, 1e-12, kind="invariant")
         inputs = self.draw(np.random.default_rng(1), 0)
         noise = []
@@ -334,12 +324,16 @@ class Deblurring(_Imaging):
         if p.kernel == "none":
             return np.ones((1, 1))
         if p.kernel == "gaussian":
-            return gaussian_kernel(p.width)
-        return disk_kernel(p.width) if p.kernel == "disk" else motion_kernel(p.width, p.angle)
+            return numerics.gaussian_kernel(p.width)
+        return (
+            numerics.disk_kernel(p.width)
+            if p.kernel == "disk"
+            else numerics.motion_kernel(p.width, p.angle)
+        )
 
-    def operator(self, resolution: tuple[int, ...]) -> Blur:
+    def operator(self, resolution: tuple[int, ...]) -> numerics.Blur:
         """Return the blur."""
-        return Blur(resolution, self.kernel(), boundary=self.params.boundary)
+        return numerics.Blur(resolution, self.kernel(), boundary=self.params.boundary)
 
     def evaluate(self, resolution: tuple[int, ...], image: np.ndarray, solver: str) -> np.ndarray:
         """Return the blurred image, flat."""
@@ -363,7 +357,7 @@ class Deblurring(_Imaging):
         yield from self._common_checks((16, 16))
         n = 24
         kernel = self.kernel()
-        A = Blur((n, n), kernel)
+        A = numerics.Blur((n, n), kernel)
         i = np.arange(n)
         phase = 2 * np.pi * (2 * i[:, None] + 3 * i) / n
         half = [k // 2 for k in kernel.shape]
@@ -377,7 +371,7 @@ class Deblurring(_Imaging):
         yield at_most("the periodic blur keeps the sum", drift, 1e-13, kind="invariant")
 
 
-def _direct_blur(A: Blur, x: np.ndarray) -> np.ndarray:
+def _direct_blur(A: numerics.Blur, x: np.ndarray) -> np.ndarray:
     """Sum directly; a kernel wider than the image is wrapped first."""
     if A.boundary == "periodic" and any(
         k // 2 > n for k, n in zip(A.kernel.shape, A.field_shape, strict=True)
@@ -435,7 +429,7 @@ class CompressedSensing(_Imaging):
         A = self.operator(resolution)
         if solver == "fast":
             return A.apply(image)
-        if isinstance(A, CosineSensing):
+        if isinstance(A, numerics.CosineSensing):
             return A.direct(image)
         x = image.ravel().astype(np.longdouble)
         return np.array([float(np.sum(row * x)) for row in A.matrix])
@@ -454,10 +448,10 @@ class CompressedSensing(_Imaging):
         yield from self._common_checks((16, 16))
         rng = np.random.default_rng(0)
         x = rng.standard_normal((12, 12))
-        A = CosineSensing((12, 12), 144, rng)
+        A = numerics.CosineSensing((12, 12), 144, rng)
         gap = abs(float(np.linalg.norm(A.apply(x)) / np.linalg.norm(x)) - 1)
         yield at_most("all rows of the cosine transform: an isometry", gap, 1e-13)
-        s = np.linalg.svd(gaussian_sensing((24, 24), 144, rng).matrix, compute_uv=False)
+        s = np.linalg.svd(numerics.gaussian_sensing((24, 24), 144, rng).matrix, compute_uv=False)
         # Marchenko-Pastur: singular values fill [sqrt(N/M) - 1, sqrt(N/M) + 1] = [1, 3]
         yield agreement("Gaussian matrix: largest singular value", float(s[0]), 3.0, within=0.15)
         yield agreement("Gaussian matrix: smallest singular value", float(s[-1]), 1.0, within=0.15)
@@ -466,7 +460,9 @@ class CompressedSensing(_Imaging):
 @lru_cache(maxsize=4)
 def _sensing(kind: str, shape: tuple[int, ...], m: int, seed: int) -> Any:
     rng = np.random.default_rng(seed)
-    return (gaussian_sensing if kind == "gaussian" else CosineSensing)(shape, m, rng)
+    return (numerics.gaussian_sensing if kind == "gaussian" else numerics.CosineSensing)(
+        shape, m, rng
+    )
 
 
 @register
@@ -521,7 +517,7 @@ class Tomography(_Imaging):
         angles, offsets = (
             v.ravel() for v in np.meshgrid(*self.geometry(resolution), indexing="ij")
         )
-        return ray_integrals(image, self.grid(resolution), angles, offsets)
+        return numerics.ray_integrals(image, self.grid(resolution), angles, offsets)
 
     def evaluation_gap(
         self, resolution: tuple[int, ...], image: np.ndarray, clean: np.ndarray, solver: str
@@ -533,7 +529,7 @@ class Tomography(_Imaging):
             v.ravel() for v in np.meshgrid(*self.geometry(resolution), indexing="ij")
         )
         some = np.unique(np.linspace(0, clean.size - 1, 64).astype(int))
-        other = ray_integrals(image, self.grid(resolution), angles[some], offsets[some])
+        other = numerics.ray_integrals(image, self.grid(resolution), angles[some], offsets[some])
         return float(np.linalg.norm(clean[some] - other)) / max(
             float(np.linalg.norm(clean)) * math.sqrt(some.size / clean.size), 1e-300
         )
@@ -561,21 +557,23 @@ class Tomography(_Imaging):
         c, s = np.abs(np.cos(angles))[:, None], np.abs(np.sin(angles))[:, None]
         top, base = 0.5 * np.abs(c - s), 0.5 * (c + s)
         exact = np.clip((base - np.abs(offsets)) / (base - top), 0, 1) / np.maximum(c, s)
-        error = float(np.abs(radon_operator(grid, angles, offsets).apply(x) - exact).max())
+        error = float(np.abs(numerics.radon_operator(grid, angles, offsets).apply(x) - exact).max())
         yield at_most("a square, exact", error, 1e-12)
         grid = self.grid((128, 128))
         x1, x2 = grid.meshgrid()
         blob = np.exp(-12 * ((x1 - 0.1) ** 2 + (x2 + 0.2) ** 2))
         shift = offsets - (0.1 * np.cos(angles) - 0.2 * np.sin(angles))[:, None]
         truth = math.sqrt(np.pi / 12) * np.exp(-12 * shift**2)
-        error = _relative(radon_operator(grid, angles, offsets).apply(blob) - truth, truth)
+        error = _relative(numerics.radon_operator(grid, angles, offsets).apply(blob) - truth, truth)
         yield at_most("a Gaussian, 128 x 128 pixels", error, 1e-3)
         disk = Shapes((Shape((0.5, 0.5), (0.35, 0.35), 0.0, 1.0),))(grid)
         inner = np.linspace(-0.6, 0.6, 25)  # away from the tangents, where the chord has no slope
-        gap = radon_operator(grid, angles, inner).apply(disk) - 2 * np.sqrt(0.7**2 - inner**2)
+        gap = numerics.radon_operator(grid, angles, inner).apply(disk) - 2 * np.sqrt(
+            0.7**2 - inner**2
+        )
         yield at_most("chords of a disk, 128 x 128 pixels", float(np.abs(gap).max()), 2 * 2 / 128)
 
 
 @lru_cache(maxsize=4)
 def _radon(grid: Grid, angles: tuple[float, ...], offsets: tuple[float, ...]) -> Any:
-    return radon_operator(grid, np.array(angles), np.array(offsets))
+    return numerics.radon_operator(grid, np.array(angles), np.array(offsets))

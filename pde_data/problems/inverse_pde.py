@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+import solvers as numerics
 from solvers.diffusion import choose_solver, solve_diffusion
 from solvers.grids import Grid
-from solvers.observation import MatrixOperator, adjoint_gap, point_sensors
 from solvers.result import SolveResult
 from solvers.verify import manufactured_diffusion
 
@@ -160,7 +160,7 @@ class _FromSensors(Problem):
         line = np.arange(1, k + 1) / (k + 1)
         return np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1).reshape(-1, 2)
 
-    def operator(self, resolution: tuple[int, ...]) -> MatrixOperator:
+    def operator(self, resolution: tuple[int, ...]) -> numerics.MatrixOperator:
         """Return what the sensors see of a field: bilinear interpolation, a sparse matrix."""
         return _sensors(self.grid(resolution), tuple(map(tuple, self.positions())))
 
@@ -262,7 +262,7 @@ class _FromSensors(Problem):
     def _common_checks(self) -> Iterable[Check]:
         grid = self.grid((9, 13))
         A = self.operator(grid.shape)
-        gap = adjoint_gap(A, np.random.default_rng(0))
+        gap = numerics.adjoint_gap(A, np.random.default_rng(0))
         yield at_most("sensors: adjoint", gap, 1e-12, kind="invariant")
         x, y = grid.meshgrid()
         px, py = self.positions().T
@@ -419,7 +419,7 @@ def _sensor_order(problem: _FromSensors, coefficient: Any, source: Any, exact: A
             x = np.stack(grid.meshgrid())
             a = 1.0 if coefficient is None else coefficient(x)
             u = solve_diffusion(a, source(x), grid, solver=solver, rtol=1e-11).x
-            gap = point_sensors(grid, points).apply(u) - truth
+            gap = numerics.point_sensors(grid, points).apply(u) - truth
             hs.append(1 / (n - 1))
             errors.append(float(np.linalg.norm(gap) / np.linalg.norm(truth)))
         out.append(order_check(f"order of the sensor values, {solver}", hs, errors, 2.0))
@@ -427,5 +427,5 @@ def _sensor_order(problem: _FromSensors, coefficient: Any, source: Any, exact: A
 
 
 @lru_cache(maxsize=8)
-def _sensors(grid: Grid, points: tuple[tuple[float, ...], ...]) -> MatrixOperator:
-    return point_sensors(grid, np.array(points))
+def _sensors(grid: Grid, points: tuple[tuple[float, ...], ...]) -> numerics.MatrixOperator:
+    return numerics.point_sensors(grid, np.array(points))

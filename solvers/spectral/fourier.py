@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import scipy.fft as sfft
 
 from ..grids import Grid
 
@@ -64,6 +63,8 @@ class Fourier:
         self.grid, self.degree, self.dim = grid, int(degree), grid.dim
         self._m = tuple((n - 1) // 2 for n in grid.shape)
         self.shape = (*(2 * m + 1 for m in self._m[:-1]), self._m[-1] + 1)
+        from scipy import fft as sfft
+
         # aliases of a product of modes up to m reach down to n - degree m, which must exceed m
         need = tuple((self.degree + 1) * m + 1 for m in self._m)
         real = (False,) * (self.dim - 1) + (True,)
@@ -114,6 +115,8 @@ class Fourier:
         u = np.asarray(u, np.float64)
         if u.shape[-self.dim :] != shape:
             raise ValueError(f"values have shape {u.shape}, expected (..., {shape})")
+        from scipy import fft as sfft
+
         c = sfft.rfft(u, axis=-1, norm="forward")[..., : self.shape[-1]]
         for axis in range(self.dim - 1):
             c = sfft.fft(c, axis=axis - self.dim, norm="forward", overwrite_x=axis > 0)
@@ -123,6 +126,8 @@ class Fourier:
     def _backward(self, v: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         if v.shape[-self.dim :] != self.shape:
             raise ValueError(f"coefficients have shape {v.shape}, expected (..., {self.shape})")
+        from scipy import fft as sfft
+
         for axis in range(self.dim - 1):
             v = _pad(v, axis - self.dim, self._m[axis], shape[axis])
             v = sfft.ifft(v, axis=axis - self.dim, norm="forward", overwrite_x=True)
