@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib.metadata import version as installed_version
@@ -28,7 +29,25 @@ html_theme_options = {"show_prev_next": False, "secondary_sidebar_items": ["page
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 numpydoc_show_class_members = False
-suppress_warnings = ["myst.xref_missing"]
+suppress_warnings = ["myst.xref_missing", "ref.citation"]
+
+
+def _escape(
+    app: object, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    """Keep ``*space`` in a shape and ``|u|`` from being read as markup."""
+    for i, line in enumerate(lines):
+        parts = re.split(r"(``.*?``|`.*?`)", line)
+        parts[::2] = [
+            re.sub(r"(?<![\\*\w])\*(?=\w+(?![\w ,.-]*\*))|(?<!\\)\|", r"\\\g<0>", part)
+            for part in parts[::2]
+        ]
+        lines[i] = "".join(parts)
+
+
+def setup(app: object) -> None:
+    """Escape before numpydoc reads."""
+    app.connect("autodoc-process-docstring", _escape, priority=100)  # type: ignore[attr-defined]
 
 
 def _write_command_help() -> None:

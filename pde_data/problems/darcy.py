@@ -166,11 +166,11 @@ class Darcy(BoxProblem):
     fno              12 / 3, tau = 3                                         211         421
     mgno_smooth      the same                                                211         421
     mgno_rough       12 / 2, tau = 5                                         257 (256)   513
-    mgno_multiscale  product of trigonometric functions, 2.4e-4 to 130 [2]_  257 (256)   1025
+    mgno_multiscale  product of trigonometric functions, 2.4e-4 to 130       257 (256)   1025
     ===============  ======================================================  ==========  =======
 
     In brackets the size in the original, which leaves out one boundary point. The shortest waves of
-    the multiscale coefficient are 0.013 long, 3.4 points of a 257 grid: the data resolve the
+    the multiscale coefficient [2]_ are 0.013 long, 3.4 points of a 257 grid: the data resolve the
     solution, not the coefficient. Its values differ by a factor of 10^5, so that rounding allows a
     relative residual of 1e-10 at best on 1025 points; 1e-9 is asked at most.
 
