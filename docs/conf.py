@@ -78,10 +78,11 @@ def _write_problem_pages() -> None:
     names = list_problems()
     for name, cls in names.items():
         picture = f"images/problems/{name}.png"
-        small = f'<img src="../_images/{name}.png" alt="" width="220">'
+        small = f'<img src="../_images/{name}.png" alt="" style="min-width: 240px">'
         has_picture = (HERE / picture).exists()
         image = small if has_picture else ""
-        index.append(f"| {image} | [{name}]({name}.md): {cls.title} | ${cls.equation}$ |")
+        equation = cls.equation.replace("|", r"\vert ")
+        index.append(f"| {image} | [{name}]({name}.md): {cls.title} | ${equation}$ |")
         page = [f"# {name}", "", cls.title + ".", "", "$$", cls.equation, "$$", ""]
         if has_picture:
             page += [f"```{{image}} ../{picture}", f":alt: one sample of {name}", "```", ""]
