@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+from pathlib import Path
 
 import annotated_types
+import h5py
 import numpy as np
 import pytest
+import xarray
 
 from pde_data.generate import GenerateConfig, generate
 from pde_data.hdf5 import check_dataset, open_dataset
 from pde_data.problem import ProblemError, list_problems, problem_class
 from pde_data.verification import quick_problem, verify
+
+_spec = importlib.util.spec_from_file_location(
+    "opkit_well_rules", Path(__file__).parent / "well_rules.py"
+)
+_rules = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_rules)
+breaches_of_the_wells_rules = _rules.breaches_of_the_wells_rules
 
 NAMES = list(list_problems())
 
@@ -49,6 +60,12 @@ def test_generates_a_sound_dataset_by_each_solver(name, tmp_path):
         for role in ("inputs", "outputs"):
             for values in sample[role].values():
                 assert np.isfinite(values).all()
+        for path in dataset["train"].files if schema.layout == "grid" else ():
+            with h5py.File(path) as f:
+                assert breaches_of_the_wells_rules(f) == []
+            with xarray.open_datatree(path, engine="h5netcdf") as tree:
+                u = tree[f"outputs/{schema.outputs[-1]}"]
+                assert u.dims == ("sample", *schema.sample_dims(schema.outputs[-1]))
         estimates = dataset["train"].quality("discretization_error")
         assert np.isfinite(estimates).all()
 
