@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -76,6 +76,8 @@ _SAMPLE_FAILURES = (
 #: From this many shards a worker on, workers write whole shards; below, they solve small blocks
 #: and the parent writes, so that a small dataset keeps all workers busy.
 _SHARDS_PER_WORKER = 8
+#: Bytes of solved samples that may wait for the writer, but two samples at least.
+_AHEAD = 2**24
 _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -506,17 +508,56 @@ _Todo = list[tuple[str, int]]
 
 
 def _run_serial(job: _Job, todo: _Todo, tally: _Tally, signals: _Signals) -> None:
-    def outcomes() -> Iterator[_Outcome]:
-        for split, shard in todo:
-            for i in job.config.sample_ids(split, shard):
-                with signals.interruptible():
-                    o = _solve(job, i)
-                yield o
+    """Solve here; a thread beside writes what is solved.
 
-    stream = outcomes()
-    with _single_thread():
+    Signals reach this thread alone, so none can disturb HDF5 there.
+    """
+    solved: queue.Queue[_Outcome | None] = queue.Queue(
+        max(2, min(64, _AHEAD // job.schema.sample_bytes()))
+    )
+    written: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
+
+    def outcomes() -> Iterator[_Outcome]:
+        while (o := solved.get()) is not None:
+            yield o
+        raise _StoppedError
+
+    def write() -> None:
+        stream = outcomes()
         for split, shard in todo:
-            _write(job, split, shard, stream, tally.add)
+            _write(job, split, shard, stream, lambda *event: written.put(event))
+
+    def tell() -> None:
+        while not written.empty():
+            tally.add(*written.get())
+
+    def hand_over(o: _Outcome | None) -> None:
+        while not writing.done():
+            with suppress(queue.Full):
+                return solved.put(o, timeout=0.1)
+
+    with _single_thread(), ThreadPoolExecutor(1, "opkit-writer") as pool:
+        writing = pool.submit(write)
+        try:
+            for split, shard in todo:
+                for i in job.config.sample_ids(split, shard):
+                    with signals.interruptible():
+                        o = _solve(job, i)
+                    hand_over(o)
+                    tell()
+                    if writing.done():  # before its time: it has failed
+                        writing.result()
+            with signals.interruptible():
+                wait([writing])
+            writing.result()
+            tell()
+        except BaseException:
+            hand_over(None)  # what is solved is still written: it may complete a shard
+            raise
+
+
+class _StoppedError(Exception):
+    """No more samples come."""
 
 
 def _run_blocks(

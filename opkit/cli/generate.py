@@ -201,7 +201,8 @@ def lines(result: Any) -> str:
     errors = [s.get("discretization_error") or {"n": 0} for s in splits.values()]
     if n := sum(e["n"] for e in errors):
         mean = sum(e["n"] * e["mean"] for e in errors if e["n"]) / n
-        evidence += f"; estimated discretization error {mean:.2%} (mean of {n} samples)"
+        shown_mean = f"{mean:.2%}" if mean >= 1e-4 else f"{mean:.1e}"
+        evidence += f"; estimated discretization error {shown_mean} (mean of {n} samples)"
     told.append(evidence)
     if result.failures:
         first_id, reason = result.failures[0]
