@@ -18,7 +18,7 @@ from opkit.cli import main
 
 COMMANDS = [
     "", "generate", "fit", "evaluate", "predict", "report", "list", "demo", "data", "data info",
-    "data check", "data index", "data export", "data import",
+    "data check", "data index", "data export", "data import", "data repair", "verify",
 ]  # fmt: skip
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import pickle
+import shutil
 import sys
 from pathlib import Path
 
@@ -207,6 +210,7 @@ def test_reading_past_hdf5_gives_what_hdf5_does(
         DatasetConfig,
         DatasetSchema,
         FieldSpec,
+        MissingShardError,
         ShardWriter,
         close_files,
         reader,
@@ -229,29 +233,131 @@ def test_reading_past_hdf5_gives_what_hdf5_does(
     rebuild_index(tmp_path)
     split = open_dataset(tmp_path)["train"]
     index = [11, 3, 3, 0, 7, 6, 1, 10, 2]
-    calls = []
-    from pde_data.hdf5._raw import RawChunks
-
-    read = RawChunks.read
-    monkeypatch.setattr(
-        RawChunks, "read", lambda self, *a: calls.append(read(self, *a)) or calls[-1]
-    )
+    ways = _watch(monkeypatch)
     fast = split.read(index)
-    assert calls == [True] * 4  # two fields in two files
+    assert ways == {"index": [9], "open file": []}  # nothing was opened in HDF5
+    (tmp_path / "dataset.json").rename(tmp_path / "kept")
+    opened = open_dataset(tmp_path)["train"].read(index)
+    assert ways == {"index": [9], "open file": [True] * 4}  # two fields in two files
+    (tmp_path / "kept").rename(tmp_path / "dataset.json")
     monkeypatch.setattr(reader, "MIN_RAW", 10**9)
     slow = split.read(index)
-    assert len(calls) == 4
+    assert ways == {"index": [9], "open file": [True] * 4}
     for name in slow:
         np.testing.assert_array_equal(fast[name], slow[name])
+        np.testing.assert_array_equal(opened[name], slow[name])
     # damage is seen, and told as HDF5 would
     monkeypatch.setattr(reader, "MIN_RAW", 1)
     path = split.files[0]
     value = split.read([5])["a"][0, 50].tobytes()
     close_files()
-    data = bytearray(path.read_bytes())
+    data, stat = bytearray(path.read_bytes()), path.stat()
     data[data.index(value) + 9] ^= 1
     path.write_bytes(data)
     with pytest.raises(ChecksumError, match="sample id 5"):
         split.read([4, 5])
-    assert calls[-1] is False
+    assert ways["open file"][-1] is False
     np.testing.assert_array_equal(split.read([4])["a"], split.read([4], ["a"])["a"])
+    # also where the file looks untouched
+    close_files()
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    ways["index"].clear()
+    with pytest.raises(ChecksumError, match="sample id 5"):
+        split.read([4, 5])
+    assert ways["index"] == [1]
+    # a copy has other inodes: HDF5 is asked where the samples lie
+    expected = slow["u"][[index.index(10), index.index(11)]]
+    copy = shutil.copytree(tmp_path, tmp_path / "copy", ignore=lambda *_: ["copy"])
+    ways["index"].clear()
+    np.testing.assert_array_equal(open_dataset(copy)["train"].read([10, 11])["u"], expected)
+    assert ways["index"] == []
+    path.unlink()
+    with pytest.raises(MissingShardError, match="is missing"):
+        split.read([4, 6])
+
+
+def _watch(monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
+    """Note how many samples are read by the index, and what else is read past HDF5."""
+    from pde_data.hdf5 import Split
+    from pde_data.hdf5._raw import RawChunks
+
+    ways: dict[str, list] = {"index": [], "open file": []}
+    read, by_index = RawChunks.read, Split._read_past_hdf5
+
+    def note(self, *args):
+        left = by_index(self, *args)
+        if not left.all():
+            ways["index"].append(int((~left).sum()))
+        return left
+
+    monkeypatch.setattr(Split, "_read_past_hdf5", note)
+    monkeypatch.setattr(
+        RawChunks,
+        "read",
+        lambda self, *a: ways["open file"].append(read(self, *a)) or ways["open file"][-1],
+    )
+    return ways
+
+
+@pytest.mark.parametrize("change", ["offset", "step", "n", "bytes", "digest", "text", "far"])
+def test_an_index_that_was_tampered_with_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    from pde_data.hdf5 import DatasetConfig, DatasetSchema, FieldSpec, ShardWriter, rebuild_index
+    from pde_data.hdf5.manifest import chunks_digest
+    from solvers.grids import Grid
+
+    schema = DatasetSchema(
+        "plain", "p", Grid.unit(128), (FieldSpec("a", "a"), FieldSpec("u", "u")), ("a",), ("u",)
+    )
+    config = DatasetConfig(
+        "plain", {}, (128, 128), "float32", 0, "none", 1e-10, {"train": 10}, 10, None
+    )
+    stored = np.random.default_rng(0).normal(size=(10, 128, 128)).astype("f4")
+    with ShardWriter(tmp_path, split="train", shard=0, schema=schema, config=config) as w:
+        for i in w.sample_ids:
+            fields = {"a": stored[i], "u": -stored[i]}
+            w.add(i, fields=fields, residual=0.0, iterations=1, wall_time=0.0)
+    rebuild_index(tmp_path)
+    ways = _watch(monkeypatch)
+    order = [7, 1, 3, 9, 0, 2, 8, 4, 5]
+    assert np.array_equal(open_dataset(tmp_path)["train"].read(order)["a"], stored[order])
+    assert ways["index"] == [9]
+    path = tmp_path / "dataset.json"
+    manifest = json.loads(path.read_text())
+    entry = manifest["splits"]["train"]["shards"][0]
+    run = entry["chunks"]["t0_fields/a"][0]
+    if change in ("offset", "far"):  # the place of another sample, whose checksum is right
+        run[1] = run[1] + run[2] if change == "offset" else 2**62
+    elif change == "step":
+        run[2] = 0
+    elif change == "n":
+        run[0] = 1
+    elif change == "bytes":
+        entry["bytes"] += 1
+    elif change == "digest":
+        entry["chunks_digest"] = None
+    else:
+        entry["chunks"] = "nonsense"
+    if change in ("far", "n", "text"):  # even if it is as it was written
+        entry["chunks_digest"] = chunks_digest(entry)
+    path.write_text(json.dumps(manifest))
+    ways["index"].clear()
+    got = open_dataset(tmp_path)["train"].read(order)
+    assert ways["index"] == []
+    np.testing.assert_array_equal(got["a"], stored[order])
+    np.testing.assert_array_equal(got["u"], -stored[order])
+
+
+@pytest.mark.parametrize("n", [2, 64, 511, 512, 8192, 17161, 33333])
+def test_sums_of_the_checksum_by_definition(n: int) -> None:
+    from pde_data.hdf5._raw import _LANES, _sums
+
+    work = np.zeros((2, _LANES), np.uint32)
+    random = np.random.default_rng(n).integers(0, 2**16, n)
+    for words in (random, np.full(n, 2**16 - 1), np.full(n, 2**16 - 2)):
+        first = second = 0
+        for w in words.tolist():
+            first = (first + w) % 65535
+            second = (second + first) % 65535
+        assert _sums(words.astype(np.uint16), *work) == (first, second)

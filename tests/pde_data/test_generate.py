@@ -522,6 +522,15 @@ def test_too_many_failures_stop_the_run(tmp_path, nothing):
         make(tmp_path / "d", resume=True, **settings)
 
 
+def test_the_last_event_knows_all_failures(tmp_path, nothing):
+    nothing(fail_below(0.3))
+    events = []
+    settings = {"n": 20, "samples_per_shard": 10, "error_fraction": 0, **NOTHING}
+    result = make(tmp_path / "d", max_failures=1.0, progress=events.append, **settings)
+    assert [e.done for e in events] == list(range(events[-1].total + 1))
+    assert events[-1].failed == len(result.failures) > 0
+
+
 def test_an_error_that_is_no_failure_names_the_sample(tmp_path, nothing):
     def fate(x):
         raise KeyError("oops")
