@@ -244,7 +244,7 @@ class ProgressEvent:
     total : int
         Samples to do in this run.
     failed : int
-        Of `done`.
+        Of `done`, as far as known: all of them in the last event.
     """
 
     done: int
@@ -486,12 +486,24 @@ class _Tally:
         self._tell()
 
     def add(self, sample_id: int, reason: str) -> None:
+        """Count a sample, and stop if it is one failure too many."""
+        try:
+            self.judge(sample_id, reason)
+        finally:
+            self.step()
+
+    def step(self) -> None:
+        """Count a sample that is solved or has failed."""
         self.done += 1
-        if reason:
-            self.failures[sample_id] = reason
         self._tell()
+
+    def judge(self, sample_id: int, reason: str) -> None:
+        """Keep the reason if the sample has failed; may be called in another thread."""
+        if not reason:
+            return
+        self.failures[sample_id] = reason
         failed = {**self._old, **self.failures}
-        if reason and len(failed) > self._limit * self._asked:
+        if len(failed) > self._limit * self._asked:
             first = min(failed)
             raise TooManyFailuresError(
                 f"{len(failed)} samples failed so far, max_failures={self._limit:g} of "
@@ -515,7 +527,6 @@ def _run_serial(job: _Job, todo: _Todo, tally: _Tally, signals: _Signals) -> Non
     solved: queue.Queue[_Outcome | None] = queue.Queue(
         max(2, min(64, _AHEAD // job.schema.sample_bytes()))
     )
-    written: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
 
     def outcomes() -> Iterator[_Outcome]:
         while (o := solved.get()) is not None:
@@ -525,11 +536,7 @@ def _run_serial(job: _Job, todo: _Todo, tally: _Tally, signals: _Signals) -> Non
     def write() -> None:
         stream = outcomes()
         for split, shard in todo:
-            _write(job, split, shard, stream, lambda *event: written.put(event))
-
-    def tell() -> None:
-        while not written.empty():
-            tally.add(*written.get())
+            _write(job, split, shard, stream, tally.judge)
 
     def hand_over(o: _Outcome | None) -> None:
         while not writing.done():
@@ -544,13 +551,15 @@ def _run_serial(job: _Job, todo: _Todo, tally: _Tally, signals: _Signals) -> Non
                     with signals.interruptible():
                         o = _solve(job, i)
                     hand_over(o)
-                    tell()
-                    if writing.done():  # before its time: it has failed
+                    if writing.done():
                         writing.result()
-            with signals.interruptible():
-                wait([writing])
+                    if tally.done + 1 < tally.total:
+                        tally.step()
+            while not writing.done():
+                with signals.interruptible():
+                    time.sleep(0.005)
             writing.result()
-            tell()
+            tally.step()  # the last one, when all failures are known
         except BaseException:
             hand_over(None)  # what is solved is still written: it may complete a shard
             raise

@@ -294,6 +294,7 @@ class ShardWriter:
         self._failures: list[tuple[int, int, str]] = []
         self._moments = {s.name: Moments.empty(self.schema, s) for s in self.schema.fields}
         self._constant: dict[str, np.ndarray] = {}
+        self._shapes = {s.name: self.schema.sample_shape(s.name) for s in self.schema.fields}
         self._out = AtomicH5(self.path)
         try:
             f = self._out.file
@@ -500,7 +501,7 @@ class ShardWriter:
         """Return the values in the stored dtype, checked, axes as in the schema."""
         dtype = np.dtype(self.schema.dtype).newbyteorder("<")
         array = np.asarray(values)
-        expected = self.schema.sample_shape(spec.name)
+        expected = self._shapes[spec.name]
         if mesh is not None:
             count = mesh.n_cells if spec.location == "cell" else mesh.n_points
             expected = tuple(count if k == -1 else k for k in expected)
