@@ -5,7 +5,9 @@
 All read the same bytes: one input and one output field a sample, uncompressed, every file handle
 opened anew for each pass. What is compared with:
 
-- plain h5py: one file, two contiguous datasets, batches in the order in which they lie;
+- plain h5py: one file, two contiguous datasets; batches in the order in which they lie, each
+  dropped before the next (the same memory is filled again and again: the fastest there is), and
+  both arrays as a whole (into memory that the system has to clear first);
 - The Well's `WellDataset` on opkit's own shards, with torch's `DataLoader`;
 - neuraloperator's `H5pyDataset` on a file of its layout, its own batching by `DataLoader`;
 - a `TensorDataset` of tensors in memory with `DataLoader`, as neuraloperator loads ``.pt`` files,
@@ -85,6 +87,11 @@ def read_plain(path: Path) -> int:
         for i in range(0, len(a), BATCH):
             n += a[i : i + BATCH].nbytes + u[i : i + BATCH].nbytes
     return n
+
+
+def read_whole(path: Path) -> int:
+    with h5py.File(path) as f:
+        return f["a"][...].nbytes + f["u"][...].nbytes
 
 
 def read_opkit(root: Path, seed: int, workers: int = 0) -> int:
@@ -182,6 +189,7 @@ def main() -> None:
 
         tasks: dict[str, Callable[[int], int]] = {
             "plain h5py, contiguous, in order": lambda seed: read_plain(plain),
+            "plain h5py, contiguous, whole": lambda seed: read_whole(plain),
             "opkit, numpy reader": lambda seed: read_split(raw, seed),
             "opkit, torch loader": lambda seed: read_opkit(raw, seed),
             "opkit, torch loader of fields": lambda seed: read_fields(raw, seed),

@@ -378,7 +378,7 @@ class _ReadAhead(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         ready: queue.Queue[tuple[str, Any]] = queue.Queue(READ_AHEAD)
         stopped = threading.Event()
-        batches = super().__iter__()
+        batches = super().__iter__() if self.pin_memory else (self.dataset[i] for i in self.sampler)
 
         def put(what: str, item: Any) -> bool:
             while not stopped.is_set():

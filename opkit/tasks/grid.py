@@ -199,6 +199,8 @@ class GridTask:
                 missing = [d for d in range(dim) if not v.axes[d]]
                 a = np.expand_dims(a, tuple(d + 1 for d in missing))
             a = a.reshape(*a.shape[: dim + 1], -1)
+            if len(variables) == 1 and a.shape[1:] == (*space, 1):
+                return np.moveaxis(a, -1, 1)  # as it is: a copy costs as much as reading it
             a = np.broadcast_to(a, (a.shape[0], *space, a.shape[-1]))
             out.append(np.moveaxis(a, -1, 1))
         return np.concatenate(out, axis=1)

@@ -55,6 +55,7 @@ class ShardFacts:
     error: np.ndarray
     content_digest: str
     statistics: dict[str, Any]
+    chunks: dict[str, list[list[int]]]
 
     @property
     def code(self) -> int | None:
@@ -106,7 +107,29 @@ def shard_facts(path: Path) -> ShardFacts:
             error=columns["discretization_error"],
             content_digest=str(_file.attr(f, "content_digest")),
             statistics=_file.provenance_json(f, "statistics"),
+            chunks=_chunks(f, schema),
         )
+
+
+def _chunks(f: h5py.File, schema: DatasetSchema) -> dict[str, list[list[int]]]:
+    """Where the samples of uncompressed fields lie, for readers that need not ask HDF5."""
+    paths = [_file.field_path(schema, s.name) for s in schema.fields]
+    sets = {p: _file.get_dataset(f, p) for p in paths}
+    # a dataset with filters beside the checksum is not worth loading a compiler
+    sets = {p: ds for p, ds in sets.items() if ds.chunks and ds.compression is None}
+    if not sets:
+        return {}
+    from ._raw import chunk_runs
+
+    runs = {p: chunk_runs(ds) for p, ds in sets.items()}
+    return {p: r for p, r in runs.items() if r is not None}
+
+
+def chunks_digest(entry: Mapping[str, Any]) -> str:
+    """Checksum of what an entry says of the places of its samples, hex."""
+    keys = ("file", "n", "bytes", "content_digest", "stamp", "chunks")
+    text = json.dumps([entry[k] for k in keys], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def find_shards(root: str | Path) -> dict[str, list[Path]]:
@@ -189,6 +212,9 @@ def build_manifest(
                 old = (known or {}).get(name, {})
                 same = all(old.get(k) == v for k, v in entry.items() if k != "sha256")
                 entry["sha256"] = (same and old.get("sha256")) or file_sha256(s.path)
+                if s.chunks:
+                    entry["chunks"] = s.chunks
+                    entry["chunks_digest"] = chunks_digest(entry)
             entries.append(entry)
         splits[split] = {
             "code": code,

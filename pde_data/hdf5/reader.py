@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -27,17 +28,21 @@ from .errors import (
     SchemaError,
     translate_h5,
 )
-from .manifest import build_manifest, find_shards, shard_facts
+from .manifest import build_manifest, chunks_digest, find_shards, shard_facts
 from .schema import FORMAT, FORMAT_VERSION, DatasetSchema, FieldSpec
 
 if TYPE_CHECKING:
-    from ._raw import RawChunks
+    from ._raw import Descriptor, RawChunks
 
 __all__ = ["Dataset", "Split", "close_files", "open_dataset"]
 
 MAX_OPEN_FILES = 16
+#: Descriptors are cheaper than files open in HDF5.
+MAX_DESCRIPTORS = 64
 #: Fewer samples at once are left to HDF5: they are not worth loading a compiler.
 MIN_RAW = 8
+#: Bytes of a batch that is held in one piece.
+MAX_BLOCK = 64 * _file.MIB
 
 
 # -- open files ----------------------------------------------------------------------------------
@@ -96,6 +101,7 @@ class _Handles:
         self.lock = threading.RLock()
         self._pid = os.getpid()
         self._open: OrderedDict[str, tuple[tuple[int, ...], _Open]] = OrderedDict()
+        self._descriptors: OrderedDict[str, tuple[tuple[int, ...], Descriptor]] = OrderedDict()
 
     def get(self, path: Path) -> _Open:
         """Open file; hold `lock` while using it."""
@@ -120,15 +126,39 @@ class _Handles:
         self._open[key] = (stamp, opened)
         return opened
 
+    def descriptor(self, path: Path, stamp: tuple[int, ...]) -> Descriptor | None:
+        """File open for reading past HDF5; None if it is not the one with this stamp."""
+        from ._raw import Descriptor
+
+        key = str(path)
+        try:
+            if _stamp(os.stat(key)) != stamp:
+                return None
+            with self.lock:
+                cached = self._descriptors.pop(key, None)
+                if cached is None or cached[0] != stamp:
+                    cached = stamp, Descriptor(key, stamp, _stamp)
+                self._descriptors[key] = cached
+                while len(self._descriptors) > MAX_DESCRIPTORS:
+                    self._descriptors.popitem(last=False)
+                return cached[1]
+        except (OSError, ValueError):  # HDF5 shall say what is wrong
+            return None
+
     def close(self) -> None:
         """Close all; HDF5 shares what it has cached of a file with whoever opens it again."""
         with self.lock:
+            self._descriptors.clear()
             while self._open and self._pid == os.getpid():
                 self._open.popitem()[1][1].close()
 
     def renew_lock(self) -> None:
         """Make a new lock: a thread of the parent may have held the old one at the fork."""
         self.lock = threading.RLock()
+
+
+def _stamp(st: os.stat_result) -> tuple[int, ...]:
+    return st.st_size, st.st_mtime_ns, st.st_ino
 
 
 _HANDLES = _Handles()
@@ -151,6 +181,9 @@ class _Part:
     first: int  # position of its first sample in the file
     n: int
     content_digest: str = ""  # of the whole file, from the manifest
+    stamp: tuple[int, ...] = ()
+    #: dataset -> runs of samples: the first, where it lies, and bytes to the next
+    chunks: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -206,6 +239,7 @@ class Split:
         self._parts = tuple(p for p in parts if p.n)
         self._starts = np.cumsum([0, *(p.n for p in self._parts)])
         self._ids: np.ndarray | None = None
+        self._tables: dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -413,6 +447,8 @@ class Split:
         components: Mapping[str, Sequence[int | str]],
     ) -> dict[str, _Cut]:
         """Part of each field; nothing where all of it is wanted."""
+        if window is None and stride is None and not components:
+            return {}
         schema = self.schema
         names = list(names)
         for name in components:
@@ -472,6 +508,7 @@ class Split:
         scalars = {s.name: s for s in schema.scalars}
         out: dict[str, Any] = {"": index}
         todo: dict[str, str] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
         for name in names:
             if name in fields:
                 if _file.rows_of(schema, fields[name]) in ("point", "cell"):
@@ -479,7 +516,7 @@ class Split:
                 else:
                     shape = schema.sample_shape(name)
                     shape = cuts[name].shape(shape) if name in cuts else shape
-                    out[name] = np.empty((len(index), *shape), np.dtype(schema.dtype))
+                    out[name], shapes[name] = None, (len(index), *shape)
                 todo[name] = _file.field_path(schema, name)
             elif name in scalars:
                 value = scalars[name].value
@@ -491,8 +528,11 @@ class Split:
                     f"no field or scalar {name!r}.{suggest(name, [*fields, *scalars])} "
                     f"The dataset has {', '.join([*fields, *scalars])}."
                 )
+        out |= _arrays(shapes, np.dtype(schema.dtype))
         part = np.searchsorted(self._starts, index, side="right") - 1
-        for k in np.unique(part):
+        whole = {n: p for n, p in todo.items() if n in fields and n not in cuts}
+        left = self._read_past_hdf5(index, part, whole, out) if len(index) >= MIN_RAW else part >= 0
+        for k in np.unique(part) if len(todo) > len(whole) else np.unique(part[left]):
             where = np.flatnonzero(part == k)
             local = index[where] - self._starts[k] + self._parts[k].first
             order = np.argsort(local, kind="stable")
@@ -500,6 +540,8 @@ class Split:
             with _HANDLES.lock:
                 opened = self._open(int(k))
                 for name, path in todo.items():
+                    if name in whole and not left[where].any():
+                        continue
                     ds = opened.dataset(path)
                     cut = cuts.get(name)
                     rows = _file.rows_of(schema, fields[name]) if name in fields else "sample"
@@ -515,6 +557,55 @@ class Split:
                         if raw is None or not raw.read(local, where, out[name]):
                             self._fill(ds, path, local, where, out[name], cut)
         return out
+
+    def _read_past_hdf5(
+        self,
+        index: np.ndarray,
+        part: np.ndarray,
+        paths: Mapping[str, str],
+        out: Mapping[str, Any],
+    ) -> np.ndarray:
+        """Read what lies where the index says, in files untouched since it was made.
+
+        Returns
+        -------
+        ndarray of bool, shape of `index`
+            Samples left to HDF5, which also says what is wrong with them.
+        """
+        left = np.ones(len(index), np.bool_)
+        files: list[Descriptor] = []
+        fds = np.full(len(self._parts), -1, np.int32)
+        for k in np.flatnonzero(np.bincount(part)).tolist() if paths else ():
+            p = self._parts[k]
+            if all(path in p.chunks for path in paths.values()):
+                file = _HANDLES.descriptor(p.path, p.stamp)
+                if file is not None:
+                    files.append(file)  # open as long as this is
+                    fds[k] = file.fd
+        if not files:
+            return left
+        from ._raw import read_chunks
+
+        rows = np.argsort(index, kind="stable")
+        rows = rows[fds[part[rows]] >= 0]
+        wanted = index[rows]
+        targets = []
+        for name, path in paths.items():
+            table = self._places(path)
+            first, start, step = table[np.searchsorted(table[:, 0], wanted, "right") - 1].T
+            targets.append((start + (wanted - first) * step, out[name]))
+        left[rows] = ~read_chunks(fds[part[rows]], rows, targets)
+        return left
+
+    def _places(self, path: str) -> np.ndarray:
+        """Return runs of samples of all files: the first, where it lies, bytes to the next."""
+        if path not in self._tables:
+            none = np.array([[0, -1, 0]])
+            tables = [p.chunks.get(path, none).copy() for p in self._parts]
+            for table, start in zip(tables, self._starts, strict=False):
+                table[:, 0] += start
+            self._tables[path] = np.concatenate(tables)
+        return self._tables[path]
 
     def _fill_ragged(
         self,
@@ -585,6 +676,23 @@ class Split:
                 f"{e} {len(ids) - len(broken)} other samples of the file are readable; delete it "
                 "and run opkit generate --resume to make it again."
             ) from error
+
+
+def _arrays(shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype) -> dict[str, np.ndarray]:
+    """Arrays to fill; those of a batch in one piece of memory.
+
+    The C library gives several pieces back to the system, batch after batch, and to be given clean
+    ones costs half as much as reading.
+    """
+    sizes = [-(-math.prod(shape) * dtype.itemsize // 64) * 64 for shape in shapes.values()]
+    if sum(sizes) > MAX_BLOCK:  # who keeps one array shall not keep much else
+        return {name: np.empty(shape, dtype) for name, shape in shapes.items()}
+    block, out, end = np.empty(sum(sizes), np.uint8), {}, 0
+    for (name, shape), size in zip(shapes.items(), sizes, strict=True):
+        n = math.prod(shape) * dtype.itemsize
+        out[name] = block[end : end + n].view(dtype).reshape(shape)
+        end += size
+    return out
 
 
 def _strides(schema: DatasetSchema, stride: int | Sequence[int]) -> dict[str, int]:
@@ -792,7 +900,8 @@ def _open_directory(root: Path) -> Dataset:
                     f"{position + s['n'] - 1} of {split}). Copy the whole directory, or make it "
                     "again with: opkit generate --resume"
                 )
-            parts[split].append(_Part(path, 0, s["n"], s.get("content_digest", "")))
+            stamp, chunks = _chunks(s)
+            parts[split].append(_Part(path, 0, s["n"], s.get("content_digest", ""), stamp, chunks))
             position += s["n"]
     files = [p.path for split in parts.values() for p in split]
     if not files:
@@ -801,6 +910,21 @@ def _open_directory(root: Path) -> Dataset:
         schema = _file.read_schema(f)
         config = _file.provenance_json(f, "config")
     return Dataset(root, schema, manifest, config, parts)
+
+
+def _chunks(entry: Mapping[str, Any]) -> tuple[tuple[int, ...], dict[str, np.ndarray]]:
+    """Stamp of a shard and the places of its samples; nothing if they are not in order."""
+    try:
+        if entry["chunks_digest"] != chunks_digest(entry):
+            return (), {}
+        tables = {k: np.array(v, np.int64).reshape(-1, 3) for k, v in entry["chunks"].items()}
+        mtime, inode = entry["stamp"]
+        for first in (t[:, 0] for t in tables.values()):
+            if first[0] != 0 or (np.diff(first) < 1).any():
+                return (), {}
+        return (entry["bytes"], mtime, inode), tables
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError):
+        return (), {}
 
 
 def _open_file(path: Path) -> Dataset:
