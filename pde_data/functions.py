@@ -326,3 +326,29 @@ def input_space(kind: str, **options: Any) -> FunctionSpace:
                 f"Allowed: {', '.join(allowed)}."
             )
     return space(**options)
+
+
+#: Defaults that depend on the kind of space; other parameters do not apply to it.
+SPACE_DEFAULTS: dict[str, dict[str, Any]] = {
+    "gaussian": {"length": 0.2, "amplitude": 1.0},
+    "chebyshev": {"n_terms": 20, "amplitude": 1.0},
+    "power_series": {"n_terms": 20, "amplitude": 1.0},
+}
+
+
+def with_space_defaults(values: Any) -> Any:
+    """Fill `length`, `n_terms` and `amplitude` of a problem's parameters from its `space`.
+
+    Raises
+    ------
+    ValueError
+        A parameter that has no effect with this kind of space.
+    """
+    kind = values.get("space", "gaussian") if isinstance(values, dict) else None
+    if kind not in SPACE_DEFAULTS:
+        return values  # the field's own check names it
+    for name in ("length", "n_terms"):
+        if values.get(name) is not None and name not in SPACE_DEFAULTS[kind]:
+            raise ValueError(f"{name}={values[name]} has no effect with space={kind!r}")
+    missing = {k: v for k, v in SPACE_DEFAULTS[kind].items() if values.get(k) is None}
+    return {**values, **missing}

@@ -6,7 +6,7 @@ import importlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from solvers.meshes import Mesh
 from solvers.names import check_name, suggest
 
 from .hdf5.schema import DatasetSchema
-from .verification import Check
+from .verification import Check, relative_difference
 
 __all__ = [
     "Parameters",
@@ -255,19 +255,15 @@ class Problem(ABC):
         schema = self.schema(resolution)
         fine_grid = schema.grid.refined(2)
         fine = self.solve(inputs, fine_grid.shape, solver=solver, rtol=rtol)
-        weights = schema.grid.weights
-        worst = 0.0
-        for spec in schema.fields:
-            if spec.name not in schema.outputs:
-                continue
-            first = int(spec.time_varying)
-            truth = restrict_to(schema.grid, fine_grid, fine.fields[spec.name], first_axis=first)
-            error = solution.fields[spec.name] - truth
-            w = weights.reshape((1,) * first + weights.shape + (1,) * spec.rank)
-            num, den = float(np.sum(w * error**2)), float(np.sum(w * truth**2))
-            if num > 0:
-                worst = max(worst, math.sqrt(num / den) if den > 0 else math.inf)
-        return worst * richardson_factor(self.convergence_order(solver))
+        truth = {
+            f.name: restrict_to(
+                schema.grid, fine_grid, fine.fields[f.name], first_axis=int(f.time_varying)
+            )
+            for f in schema.fields
+            if f.name in schema.outputs
+        }
+        distance = relative_difference(schema, solution, replace(fine, fields=truth))
+        return distance * richardson_factor(self.convergence_order(solver))
 
 
 def richardson_factor(order: float) -> float:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from solvers.grids import Grid
 from solvers.names import check_name
 
 from ..hdf5 import (
@@ -160,7 +161,12 @@ def _grid(
     source_in = _name(path, first, _INPUTS, options, "input")
     source_out = _name(path, first, _OUTPUTS, options, "output", other=source_in)
     a, u = first[source_in], first[source_out]
-    _require(path, options, source_in, a)
+    unmapped = a.dtype.kind == "b" and source_in not in options.values
+    meaning = (
+        f"meaning of the two values of {source_in}",
+        f"--map {source_in}=NAME:{{0:VALUE,1:VALUE}}",
+    )
+    options.require(path, "domain", "boundary", "units", more=[meaning] if unmapped else [])
     name_in = options.fields.get(source_in, "a" if source_in in ("x", "coeff", "a") else source_in)
     name_out = options.fields.get(
         source_out, "u" if source_out in ("y", "sol", "u") else source_out
@@ -198,9 +204,8 @@ def _grid(
     units = options.units
     values = options.values.get(source_in)
     fields = (
-        FieldSpec(name_in, name_in, units.get(name_in, "1"), location=location),
-        FieldSpec(name_out, name_out, units.get(name_out, "1"), location=location,
-                  time_varying=timed),
+        FieldSpec(name_in, name_in, location=location),
+        FieldSpec(name_out, name_out, location=location, time_varying=timed),
     )  # fmt: skip
     dtype = np.result_type(u.dtype, np.float32)
     schema = DatasetSchema(
@@ -216,7 +221,6 @@ def _grid(
         else tuple(BoundarySpec(x.name, kind, (name_out,)) for x in grid.axes),
         problem_type="time_dependent" if timed else "static",
         time=times,
-        time_units=units.get("time", "1"),
         dtype="float64" if dtype == np.float64 else "float32",
         sampling="unknown",
     )
@@ -269,20 +273,6 @@ def _name(
     )
 
 
-def _require(path: Path, options: ImportOptions, key: str, a: Any) -> None:
-    missing = [n for n in ("domain", "boundary", "units") if not getattr(options, n)]
-    flags = [{"boundary": "--bc"}.get(n, f"--{n}") for n in missing]
-    held = ["boundary conditions" if n == "boundary" else n for n in missing]
-    if a.dtype.kind == "b" and key not in options.values:
-        flags.append(f"--map {key}=NAME:{{0:VALUE,1:VALUE}}")
-        held.append(f"meaning of the two values of {key}")
-    if held:
-        raise MissingMetadataError(
-            f"{path.name} holds no {', '.join(held)}. Give {', '.join(flags)} (see opkit data "
-            "import --help)."
-        )
-
-
 def _mapped(
     x: np.ndarray, values: Mapping[float, float] | None, key: str, path: Path
 ) -> np.ndarray:
@@ -314,10 +304,7 @@ def _deepxde(
         for s, ds in loaded.items()
     }
     path = groups["train"][0]
-    if not options.units:
-        raise MissingMetadataError(
-            f"{path.name} holds no units. Give --units (see opkit data import --help)."
-        )
+    options.require(path, "units")
     u, y, s = sets["train"][0]
     aligned = s.shape[1:] != (1,) or len(y) != len(s)
     m, d, p = u.shape[1], y.shape[1], s.shape[1]
@@ -327,29 +314,25 @@ def _deepxde(
         ExtraAxis.index("coordinate", d),
     )
     names = {k: options.fields.get(k, k) for k in ("u", "y", "s")}
-    units = options.units
     schema = DatasetSchema(
         problem="deepxde_" + path.stem.replace("-", "_").replace(".", "_"),
         title=f"imported from {path.name}",
-        grid=uniform_grid(options, (), periodic=False, path=path) if options.domain else _no_grid(),
+        grid=Grid(),
         fields=(
             FieldSpec(
                 names["u"],
                 "input function at the sensors",
-                units.get(names["u"], "1"),
                 dims=("sensor",),
             ),
             FieldSpec(
                 names["y"],
                 "query points",
-                units.get(names["y"], "1"),
                 dims=("query", "coordinate"),
                 sample_varying=not aligned,
             ),
             FieldSpec(
                 names["s"],
                 "output function at the query points",
-                units.get(names["s"], "1"),
                 dims=("query",),
             ),
         ),
@@ -391,12 +374,6 @@ def _deepxde(
     }
     paths = [p for ps in groups.values() for p in ps]
     return Foreign(schema.problem, with_options(schema, options), splits, source, paths)
-
-
-def _no_grid() -> Any:
-    from solvers.grids import Grid
-
-    return Grid()
 
 
 def _triple(data: Mapping[str, Any], path: Path, split: str) -> tuple[Any, Any, Any]:

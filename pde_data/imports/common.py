@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import math
 import os
@@ -32,6 +31,7 @@ from ..hdf5 import (
     rebuild_index,
 )
 from ..hdf5.errors import NotAnOpkitFileError
+from ..hdf5.manifest import file_sha256
 
 __all__ = ["FORMATS", "Foreign", "ImportOptions", "Sample", "axis_from_coords", "import_data"]
 
@@ -93,18 +93,18 @@ class ImportOptions:
             if not (math.isfinite(lower) and math.isfinite(upper) and lower < upper):
                 raise ValueError(f"domain={lower:g},{upper:g}: need lower < upper")
 
-    def require(self, path: Path, *names: str) -> None:
-        """Raise `MissingMetadataError` with all options of `names` that are not given."""
-        missing = [f"--{'bc' if n == 'boundary' else n}" for n in names if not getattr(self, n)]
-        if missing:
-            what = {
-                "--domain": "domain", "--bc": "boundary conditions", "--units": "units",
-                "--map": "meaning",
-            }  # fmt: skip
-            held = ", ".join(what.get(m, m[2:]) for m in missing)
+    def require(self, path: Path, *names: str, more: Sequence[tuple[str, str]] = ()) -> None:
+        """Raise `MissingMetadataError` with all options of `names` that are not given.
+
+        `more` are further findings, (what is missing, option that says it).
+        """
+        said = {"boundary": ("boundary conditions", "--bc")}
+        lacks = [said.get(n, (n, f"--{n}")) for n in names if not getattr(self, n)]
+        lacks += more
+        if lacks:
             raise MissingMetadataError(
-                f"{path.name} holds no {held}. Give {', '.join(missing)} (see opkit data import "
-                "--help)."
+                f"{path.name} holds no {', '.join(w for w, _ in lacks)}. Give "
+                f"{', '.join(o for _, o in lacks)} (see opkit data import --help)."
             )
 
 
@@ -229,7 +229,7 @@ def _write(foreign: Foreign, root: Path, options: ImportOptions, progress: Progr
     source = {
         **foreign.source,
         "source_file": ", ".join(p.name for p in foreign.files),
-        "source_sha256": ", ".join(_sha256(p) for p in foreign.files),
+        "source_sha256": ", ".join(file_sha256(p) for p in foreign.files),
     }
     bad: list[tuple[str, int, str]] = []
     done, total = 0, sum(counts.values())
@@ -272,16 +272,6 @@ def _add(w: ShardWriter, sample_id: int, sample: Sample, foreign: Foreign) -> st
     except InvalidSampleError as e:
         return str(e)
     return ""
-
-
-def _sha256(path: Path) -> str:
-    if path.is_dir():
-        return "directory"
-    h = hashlib.sha256()
-    with path.open("rb") as f:
-        while block := f.read(2**22):
-            h.update(block)
-    return h.hexdigest()
 
 
 # -- helpers of the importers --------------------------------------------------------------------

@@ -12,7 +12,15 @@ from pydantic import Field, model_validator
 from solvers.grids import Grid
 from solvers.ode import compiled_rhs, solve_ode
 
-from ..functions import ChebyshevSpace, FunctionSample, FunctionSpace, GaussianSpace, input_space
+from ..functions import (
+    SPACE_DEFAULTS,
+    ChebyshevSpace,
+    FunctionSample,
+    FunctionSpace,
+    GaussianSpace,
+    input_space,
+    with_space_defaults,
+)
 from ..hdf5.schema import DatasetSchema, ExtraAxis, FieldSpec, ScalarSpec
 from ..problem import Dtype, Parameters, Problem, Solution, register
 from ..verification import Check, at_most, order_check
@@ -24,12 +32,6 @@ __all__ = [
     "NonlinearODE",
     "PendulumParameters",
 ]
-
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "gaussian": {"length": 0.2, "amplitude": 1.0},
-    "chebyshev": {"n_terms": 20, "amplitude": 1.0},
-    "power_series": {"n_terms": 20, "amplitude": 1.0},
-}
 
 
 class ForcedODEParameters(Parameters):
@@ -60,14 +62,7 @@ class ForcedODEParameters(Parameters):
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, values: Any) -> Any:
-        kind = values.get("space", "gaussian") if isinstance(values, dict) else None
-        if kind not in _DEFAULTS:
-            return values  # the field's own check names it
-        for name in ("length", "n_terms"):
-            if values.get(name) is not None and name not in _DEFAULTS[kind]:
-                raise ValueError(f"{name}={values[name]} has no effect with space={kind!r}")
-        missing = {k: v for k, v in _DEFAULTS[kind].items() if values.get(k) is None}
-        return {**values, **missing}
+        return with_space_defaults(values)
 
     def function_space(self) -> FunctionSpace:
         """Return the space that u is drawn from."""
@@ -332,7 +327,7 @@ class Antiderivative(_ForcedODE):
         """Compare the closed form by quadrature and by DOP853, for each input space; order 8."""
         rng = np.random.default_rng(0)
         x, w = np.polynomial.legendre.leggauss(80)
-        for kind in _DEFAULTS:
+        for kind in SPACE_DEFAULTS:
             problem = type(self)(space=kind)
             u = problem.sample(rng)
             s = problem.solve(u, (11,), solver="exact")

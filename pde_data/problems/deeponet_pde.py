@@ -13,7 +13,7 @@ from solvers.evolution import advect_exactly, solve_advection, solve_parabolic
 from solvers.grids import Axis, Grid
 from solvers.verify import observed_order
 
-from ..functions import FunctionSpace, GaussianSpace, input_space
+from ..functions import FunctionSpace, GaussianSpace, input_space, with_space_defaults
 from ..hdf5.schema import BoundarySpec, FieldSpec, ScalarSpec
 from ..problem import Solution, register
 from ..verification import Check, at_least, at_most, order_check
@@ -29,11 +29,6 @@ __all__ = [
     "DeepONetDiffusionReactionParameters",
 ]
 
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "gaussian": {"length": 0.2, "amplitude": 1.0},
-    "chebyshev": {"n_terms": 20, "amplitude": 1.0},
-    "power_series": {"n_terms": 20, "amplitude": 1.0},
-}
 #: A random function of x.
 Function = Callable[[np.ndarray], np.ndarray]
 
@@ -63,14 +58,7 @@ class _FunctionParameters(EvolutionParameters):
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, values: Any) -> Any:
-        kind = values.get("space", "gaussian") if isinstance(values, dict) else None
-        if kind not in _DEFAULTS:
-            return values  # the field's own check names it
-        for name in ("length", "n_terms"):
-            if values.get(name) is not None and name not in _DEFAULTS[kind]:
-                raise ValueError(f"{name}={values[name]} has no effect with space={kind!r}")
-        missing = {k: v for k, v in _DEFAULTS[kind].items() if values.get(k) is None}
-        return {**values, **missing}
+        return with_space_defaults(values)
 
     def function_space(self) -> FunctionSpace:
         """Space that V is drawn from, on (0, 1)."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ._boxmg_cycle import add_flux, dot, flux
 from ._boxmg_setup import jit
 
 # Couplings are kept at the lower end: to (i, j, k) + OFFSETS[q]. The first three alone on the
@@ -651,26 +652,6 @@ def apply(kx, ky, kz, c, has_c, per, p, q):
                 add1(o, c[i, j], v)
             total += dot(v, o)
     return total
-
-
-@jit
-def flux(out, v, a, x, b, y):
-    for k in range(v.shape[0]):
-        out[k] = a[k] * (v[k] - x[k]) + b[k] * (v[k] - y[k])
-
-
-@jit
-def add_flux(out, v, a, x, b, y):
-    for k in range(v.shape[0]):
-        out[k] += a[k] * (v[k] - x[k]) + b[k] * (v[k] - y[k])
-
-
-@jit
-def dot(x, y):
-    s = 0.0
-    for k in range(x.shape[0]):
-        s += x[k] * y[k]
-    return s
 
 
 @jit
