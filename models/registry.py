@@ -8,7 +8,7 @@ import json
 import math
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from solvers.names import UnknownNameError, check_name, suggest
@@ -41,6 +41,8 @@ class ModelEntry:
         arguments with defaults are the options that ``--set`` may change.
     reference : str
         Paper.
+    defaults : mapping
+        Settings of the training (names of `opkit.fit.FitConfig`) where this model's differ.
     """
 
     name: str
@@ -48,6 +50,7 @@ class ModelEntry:
     task: str
     factory: str
     reference: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> Callable[..., Any]:
         """Import and return the factory."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from solvers.grids import Grid
 
-__all__ = ["ModelSpec"]
+__all__ = ["DenoisingSpec", "ModelSpec"]
 
 
 @dataclass(frozen=True)
@@ -32,3 +32,22 @@ class ModelSpec:
     grid: Grid
     boundary: tuple[tuple[str, str], ...]
     boundary_value: float | None = None
+
+
+@dataclass(frozen=True)
+class DenoisingSpec:
+    """The fields that a denoiser sees.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of one sample: ``(channels, *space)``.
+    periodic : tuple of bool
+        By space axis.
+    sigma : float
+        Standard deviation of the noise, in the normalized units of the model.
+    """
+
+    shape: tuple[int, ...]
+    periodic: tuple[bool, ...]
+    sigma: float

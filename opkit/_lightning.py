@@ -7,7 +7,7 @@ import io
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,21 +17,24 @@ import torch
 from torch import Tensor
 
 from .checkpoint import replace_file, save_weights
-from .data import BatchSampler, SplitData, epoch_seed, make_loader
+from .data import BatchSampler, epoch_seed, make_loader
 from .fit import TrainingDiverged
+from .learner import Learner, weighted_mean
 
 if TYPE_CHECKING:
     from .fit import FitConfig
-    from .losses import RelativeError
-    from .operator import PhysicalModel
 
-__all__ = ["HISTORY", "FitModule", "Recorder", "learning_rate"]
+__all__ = ["FitModule", "Recorder", "history_columns", "learning_rate"]
 
-#: Columns of ``history.csv``; epochs count from 1, `lr` is that of the next step, `seconds` the
-#: time spent so far, resumed parts included.
-HISTORY = (
-    "epoch", "step", "train_loss", "valid_loss", "valid_rel_l2", "valid_rel_h1", "lr", "seconds",
-)  # fmt: skip
+
+def history_columns(metrics: Iterable[str]) -> tuple[str, ...]:
+    """Columns of ``history.csv``.
+
+    Epochs count from 1, `lr` is that of the next step, `seconds` the time spent so far, resumed
+    parts included.
+    """
+    valid = [f"valid_{name}" for name in ("loss", *metrics)]
+    return ("epoch", "step", "train_loss", *valid, "lr", "seconds")
 
 
 def learning_rate(scheduler: str, step: int, total: int) -> float:
@@ -61,13 +64,15 @@ class Books:
 
 
 class FitModule(pl.LightningModule):
-    """Model, loss and data of one training.
+    """Learner and data of one training.
 
     Parameters
     ----------
-    physical : PhysicalModel
-    loss, rel_l2, rel_h1 : RelativeError
-    train, valid : SplitData
+    learner : Learner
+    metrics : sequence of str
+        Of `Learner.errors`; the first chooses the weights.
+    train, valid : torch.utils.data.Dataset
+        Batches, see `Task.data`.
     config : FitConfig
     first_epoch : int
         Of this process; above 0 when resumed.
@@ -75,31 +80,31 @@ class FitModule(pl.LightningModule):
 
     def __init__(
         self,
-        physical: PhysicalModel,
+        learner: Learner,
         *,
-        loss: RelativeError,
-        rel_l2: RelativeError,
-        rel_h1: RelativeError,
-        train: SplitData,
-        valid: SplitData,
+        metrics: Iterable[str],
+        train: Any,
+        valid: Any,
         config: FitConfig,
         first_epoch: int = 0,
     ) -> None:
         super().__init__()
-        self.physical = physical
-        self.loss, self.rel_l2, self.rel_h1 = loss, rel_l2, rel_h1
+        self.learner = learner
+        self.metrics = ("loss", *metrics)
         self.train_data, self.valid_data = train, valid
         self.config, self.first_epoch = config, first_epoch
         self.watch: Callable[[int, float], None] | None = None
+        #: Seconds of training so far, for `FitConfig.max_seconds`.
+        self.elapsed: Callable[[], float] = lambda: 0.0
         self._pending: list[tuple[int, Tensor]] = []
         self._batches = 0
         self._loss_sum = torch.zeros((), dtype=torch.float64)
         self._valid_sum: Tensor | None = None
-        self.valid_means = [math.nan] * 3
+        self.valid_means = dict.fromkeys(self.metrics, math.nan)
 
     # -- data ------------------------------------------------------------------------------
 
-    def _loader(self, data: SplitData, *, shuffle: bool) -> Any:
+    def _loader(self, data: Any, *, shuffle: bool) -> Any:
         trainer, config = self.trainer, self.config
         sampler = BatchSampler(
             len(data),
@@ -109,6 +114,7 @@ class FitModule(pl.LightningModule):
             world=trainer.world_size,
             epoch=self.first_epoch,
             blocks=data.blocks if shuffle else None,
+            repeat=config.repeat if shuffle else 1,
         )
         workers = config.num_workers
         if workers is None:
@@ -128,19 +134,26 @@ class FitModule(pl.LightningModule):
     def steps_per_epoch(self) -> int:
         """Optimizer steps."""
         per_rank = self.config.batch_size * self.trainer.world_size
-        batches = -(-len(self.train_data) // per_rank)
+        batches = self.config.repeat * -(-len(self.train_data) // per_rank)
         return -(-batches // self.config.accumulate)
 
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return self.config.epochs * self.steps_per_epoch()
+
     def configure_optimizers(self) -> Any:
-        """AdamW; the rate changes with every step."""
-        config = self.config
-        total = config.epochs * self.steps_per_epoch()
-        optimizer = torch.optim.AdamW(
-            self.parameters(), lr=config.lr, weight_decay=config.weight_decay
-        )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate(config.scheduler, step, total)
-        )
+        """Take the learner's; the rate changes with every step."""
+        config, total = self.config, self.total_steps
+        optimizer = self.learner.optimizer(config)
+
+        def factor(step: int) -> float:
+            if config.max_seconds is None:
+                return learning_rate(config.scheduler, step, total)
+            part = min(1.0, self.elapsed() / config.max_seconds)
+            return learning_rate(config.scheduler, round(10**6 * part), 10**6)
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
     # -- steps -----------------------------------------------------------------------------
@@ -152,12 +165,23 @@ class FitModule(pl.LightningModule):
         self._loss_sum = torch.zeros((), dtype=torch.float64)
         self._batches = 0
         self._pending = []
+        self.learner.on_epoch_start(self.current_epoch)
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Mean relative error of a batch."""
-        x, y, weights = batch
-        errors = self.loss.per_sample(self.physical(x), y)
-        loss = (errors * weights).sum() / weights.sum().clamp_min(1.0)
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Tell the learner that a step begins."""
+        if batch_idx % self.config.accumulate == 0:
+            self.learner.before_step(self.trainer.global_step, self.total_steps)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Change the weights, then let the learner project them."""
+        step = self.trainer.global_step
+        super().optimizer_step(*args, **kwargs)
+        with torch.no_grad():
+            self.learner.after_step(step, self.total_steps)
+
+    def training_step(self, batch: tuple[Tensor, ...]) -> Tensor:
+        """Mean loss of a batch."""
+        loss: Tensor = weighted_mean(self.learner.losses(*batch), batch[-1])
         self._pending.append((self._batches, loss.detach()))
         self._batches += 1
         # asking a GPU for a number makes it wait
@@ -193,14 +217,11 @@ class FitModule(pl.LightningModule):
         """Start the sums anew."""
         self._valid_sum = None
 
-    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor]) -> None:
+    def validation_step(self, batch: tuple[Tensor, ...]) -> None:
         """Add the errors of a batch."""
-        x, y, weights = batch
-        prediction = self.physical(x)
-        rel_l2 = self.rel_l2.per_sample(prediction, y)
-        rel_h1 = self.rel_h1.per_sample(prediction, y)
-        loss = rel_h1 if self.config.loss == "h1" else rel_l2
-        values = torch.stack([loss, rel_l2, rel_h1, torch.ones_like(loss)])
+        errors, weights = self.learner.errors(*batch), batch[-1]
+        first = errors["loss"]
+        values = torch.stack([*(errors[k] for k in self.metrics), torch.ones_like(first)])
         # filling is left out even where it is NaN
         kept = torch.where(weights > 0, values, 0.0).sum(1).to(_sum_dtype(self.device))
         self._valid_sum = kept if self._valid_sum is None else self._valid_sum + kept
@@ -209,9 +230,11 @@ class FitModule(pl.LightningModule):
         """Means over the split."""
         total = self._valid_sum
         if total is None:
-            total = torch.zeros(4, dtype=_sum_dtype(self.device), device=self.device)
+            size = len(self.metrics) + 1
+            total = torch.zeros(size, dtype=_sum_dtype(self.device), device=self.device)
         total = self.trainer.strategy.reduce(total, reduce_op="sum")
-        self.valid_means = (total[:3] / total[3]).tolist()
+        means = (total[:-1] / total[-1]).tolist()
+        self.valid_means = dict(zip(self.metrics, means, strict=True))
 
     def epoch_loss(self) -> float:
         """Mean of the training loss over the epoch's batches and the processes."""
@@ -263,51 +286,69 @@ class Recorder(pl.Callback):
         """Start the clock; stop at once if the training had stopped early."""
         module = _own(pl_module)
         self._start = time.monotonic() - self.books.seconds
+        module.elapsed = lambda: time.monotonic() - self._start
         if self.patience is not None and self.books.wait >= self.patience:
             trainer.should_stop = True
-        total = module.config.epochs * module.steps_per_epoch()
+        total = module.total_steps
 
         def watch(batches: int, loss: float) -> None:
             if self.progress is not None and trainer.is_global_zero:
                 done = trainer.current_epoch * module.steps_per_epoch()
                 done += -(-batches // module.config.accumulate)
-                self.progress(done, total, self._note(trainer.current_epoch, module, loss))
+                note = self._note(trainer.current_epoch, module, loss)
+                limit = module.config.max_seconds
+                if limit is None:
+                    self.progress(done, total, note)
+                else:
+                    self.progress(min(round(module.elapsed()), round(limit)), round(limit), note)
 
         module.watch = watch
 
     def _note(self, epoch: int, module: FitModule, loss: float) -> str:
-        parts = [f"epoch {epoch + 1}/{module.config.epochs}", f"loss {loss:.3g}"]
+        of = "" if module.config.max_seconds else f"/{module.config.epochs}"
+        parts = [f"epoch {epoch + 1}{of}", f"loss {loss:.3g}"]
         if self.books.rows:
-            parts.append(f"valid rel L2 {100 * self.books.rows[-1]['valid_rel_l2']:.3g} %")
+            name = module.metrics[1]
+            parts.append(f"valid {name} {self.books.rows[-1][f'valid_{name}']:.3g}")
         return ", ".join(parts)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
+        """Stop when the time is up."""
+        module = _own(pl_module)
+        limit = module.config.max_seconds
+        if limit is not None and module.elapsed() >= limit:
+            trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write everything of the epoch, the checkpoint last."""
         module = _own(pl_module)
         module.flush()
         books, epoch = self.books, trainer.current_epoch
-        valid_loss, rel_l2, rel_h1 = module.valid_means
+        means = module.valid_means
         train_loss = module.epoch_loss()
-        if not math.isfinite(valid_loss + rel_l2 + rel_h1):
+        if not math.isfinite(sum(means.values())):
             raise TrainingDiverged(
-                f"the error on valid is {valid_loss} after step {trainer.global_step} "
+                f"the error on valid is {means['loss']} after step {trainer.global_step} "
                 f"(epoch {epoch + 1})"
             )
         books.seconds = time.monotonic() - self._start
         optimizer = trainer.optimizers[0]
+        lr = optimizer.param_groups[0]["lr"]
         values = (
-            epoch + 1, trainer.global_step, train_loss, valid_loss, rel_l2, rel_h1,
-            optimizer.param_groups[0]["lr"], books.seconds,
+            epoch + 1, trainer.global_step, train_loss, *means.values(), lr, books.seconds
         )  # fmt: skip
-        row = dict(zip(HISTORY, values, strict=True))
+        row = dict(zip(history_columns(module.metrics[1:]), values, strict=True))
         books.rows.append(row)
         books.wait += 1
-        better = rel_l2 < books.best
+        error = means[module.metrics[1]]
+        better = error < books.best
         if better:
-            books.best, books.best_epoch, books.wait = rel_l2, epoch, 0
+            books.best, books.best_epoch, books.wait = error, epoch, 0
         if trainer.is_global_zero:
             if better:
-                save_weights(self.out / "model.safetensors", module.physical.model)
+                save_weights(self.out / "model.safetensors", module.learner.model)
             text = history_text(books.rows)
             replace_file(self.out / "history.csv", lambda p: p.write_text(text, encoding="utf-8"))
         for logger in trainer.loggers:
@@ -335,7 +376,7 @@ def _own(module: pl.LightningModule) -> FitModule:
 def history_text(rows: list[dict[str, float]]) -> str:
     """``history.csv``; numbers are written so that they come back bit by bit."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, HISTORY, lineterminator="\n")
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({**row, "seconds": f"{row['seconds']:.3f}"})

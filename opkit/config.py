@@ -107,7 +107,7 @@ def _check_known(name: str, allowed: Sequence[str], what: str) -> None:
         )
 
 
-def parse_set(items: Iterable[str]) -> dict[str, Any]:
+def parse_set(items: Iterable[str], flag: str = "--set") -> dict[str, Any]:
     """``["alpha=2.5", "kind=smooth"]`` as ``{"alpha": 2.5, "kind": "smooth"}``; values are YAML.
 
     Raises
@@ -122,13 +122,13 @@ def parse_set(items: Iterable[str]) -> dict[str, Any]:
         key, equals, text = item.partition("=")
         key = key.strip()
         if not equals or not key:
-            raise UsageError(f"--set {item!r}: need key=value")
+            raise UsageError(f"{flag} {item!r}: need key=value")
         if key in out:
-            raise UsageError(f"--set {item!r}: {key} is given twice")
+            raise UsageError(f"{flag} {item!r}: {key} is given twice")
         try:
             out[key] = _float(yaml.safe_load(text))
         except yaml.YAMLError:
-            raise UsageError(f"--set {item!r}: {text!r} is not a YAML value") from None
+            raise UsageError(f"{flag} {item!r}: {text!r} is not a YAML value") from None
     return out
 
 
@@ -150,6 +150,29 @@ def number(text: str | None) -> int | float | str | None:
         except ValueError:
             continue
     return text
+
+
+def resolutions(text: str | None) -> tuple[int | tuple[int, ...], ...] | None:
+    """``"32,64"`` as the two resolutions (32, 64); ``"32x64,64x128"`` gives each axis its own.
+
+    Raises
+    ------
+    UsageError
+        An entry that is no integer.
+    """
+    if text is None:
+        return None
+    out: list[int | tuple[int, ...]] = []
+    for part in text.split(","):
+        try:
+            shape = tuple(int(n) for n in part.split("x"))
+        except ValueError:
+            raise UsageError(
+                f"--resolution {text!r}: need integers such as 32,64, or 32x64,64x128 for one "
+                "an axis"
+            ) from None
+        out.append(shape[0] if len(shape) == 1 else shape)
+    return tuple(out)
 
 
 def parse_resolution(text: str | None) -> int | tuple[int, ...] | None:

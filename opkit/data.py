@@ -316,6 +316,8 @@ class BatchSampler(Sampler[list[int]]):
         together. Without, all samples are shuffled together.
     window : int
         Files.
+    repeat : int
+        Passes over the samples an epoch, each shuffled anew.
     """
 
     def __init__(
@@ -329,6 +331,7 @@ class BatchSampler(Sampler[list[int]]):
         epoch: int = 0,
         blocks: Sequence[int] | None = None,
         window: int = WINDOW,
+        repeat: int = 1,
     ) -> None:
         if blocks is not None and sum(blocks) != n:
             raise ValueError(f"blocks has {sum(blocks)} samples, expected n={n}")
@@ -336,20 +339,21 @@ class BatchSampler(Sampler[list[int]]):
             raise ValueError(f"window={window}: need an integer >= 1")
         self.n, self.batch_size, self.seed = n, batch_size, seed
         self.rank, self.world, self.epoch = rank, world, epoch
-        self.blocks, self.window = blocks, window
+        self.blocks, self.window, self.repeat = blocks, window, repeat
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.n // (self.batch_size * self.world))
+        return self.repeat * -(-self.n // (self.batch_size * self.world))
 
-    def order(self) -> np.ndarray:
-        """Return all samples in the order of this epoch, those of all processes."""
+    def order(self, number: int | None = None) -> np.ndarray:
+        """Return all samples in the order of a pass, by default the first of this epoch."""
         if self.seed is None:
             return np.arange(self.n)
-        rng = np.random.default_rng(epoch_seed(self.seed, self.epoch))
+        number = self.epoch * self.repeat if number is None else number
+        rng = np.random.default_rng(epoch_seed(self.seed, number))
         if self.blocks is None or len(self.blocks) <= self.window:
             return rng.permutation(self.n)
         ends = np.cumsum(self.blocks)
@@ -363,7 +367,10 @@ class BatchSampler(Sampler[list[int]]):
         return np.concatenate(parts)
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = self.order()
+        for k in range(self.repeat):
+            yield from self._batches(self.order(self.epoch * self.repeat + k))
+
+    def _batches(self, order: np.ndarray) -> Iterator[list[int]]:
         mine = order[self.rank :: self.world]
         most = -(-self.n // self.world)
         if len(mine) < most:  # the others have one more

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pde_data.hdf5 import Dataset
 
     from .operator import Operator
+    from .tasks import Task
 
 __all__ = ["FitConfig", "TrainingDiverged", "fit"]
 
@@ -47,23 +48,37 @@ class TrainingDiverged(RuntimeError):
 
 
 class FitConfig(BaseModel):
-    """Settings of `fit`."""
+    """Settings of `fit`.
+
+    Where a task or a model has other defaults, `fit` fills them in for what was not given.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     data: str = Field(description="dataset with the splits train and valid")
     model: str = Field(description="name in the model registry")
     out: str = Field(description="run directory to write")
-    epochs: int = Field(50, ge=1, description="passes over the training data")
+    epochs: int = Field(50, ge=1, description="parts of the training, each ends with a validation")
+    repeat: int = Field(1, ge=1, description="passes over the training data an epoch")
+    max_seconds: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="train for so long instead; the learning rate follows the time",
+    )
     batch_size: int = Field(8, ge=1, description="samples a batch, in each process")
     lr: float = Field(2e-3, gt=0, allow_inf_nan=False, description="largest learning rate")
     weight_decay: float = Field(1e-4, ge=0, allow_inf_nan=False, description="of AdamW")
     scheduler: Literal["onecycle", "cosine", "constant"] = Field(
         "onecycle", description="of the learning rate, which changes with every step"
     )
-    loss: Literal["h1", "l2"] | None = Field(
-        None, description="relative error in physical units; default the task's: H1"
+    loss: str | None = Field(
+        None, description="default the task's; on grids h1 or l2: relative error in physical units"
     )
+    resolution: tuple[int | tuple[int, ...], ...] = Field(
+        (), description="points per axis: cut each training batch down to one of these"
+    )
+    task: dict[str, Any] = Field(default_factory=dict, description="settings of the model's task")
     seed: int = Field(0, ge=0, description="of the initial weights and of the shuffling")
     options: dict[str, Any] = Field(default_factory=dict, description="options of the model")
     patience: int | None = Field(
@@ -121,7 +136,8 @@ def fit(config: FitConfig, *, progress: Progress | None = None) -> Operator:
     """Train a model and leave a run directory.
 
     The normalizer is fitted on train alone; the weights kept are those of the epoch with the
-    lowest mean relative L2 error on valid; test is never looked at. The same configuration gives
+    lowest mean error on valid (the first of the task's
+    `metrics`; on grids relative L2); test is never looked at. The same configuration gives
     the same weights bit by bit on the CPU, in one go or resumed.
 
     Parameters
@@ -154,7 +170,7 @@ def fit(config: FitConfig, *, progress: Progress | None = None) -> Operator:
     from pde_data.hdf5 import open_dataset
 
     from ._threads import cpu_threads
-    from .operator import PhysicalModel, load
+    from .operator import load
     from .tasks import get_task
 
     entry = get_model(config.model)
@@ -168,18 +184,17 @@ def fit(config: FitConfig, *, progress: Progress | None = None) -> Operator:
         if name not in dataset or not len(dataset[name]):
             have = ", ".join(f"{s} {len(dataset[s])}" for s in dataset.splits)
             raise UsageError(f"{config.data} has no samples in split {name!r}. It has: {have}.")
-    task = task_class.from_schema(dataset.schema)
-    config = config.model_copy(update={"loss": config.loss or task.default_loss})
-    check_name("loss", str(config.loss), task.losses)
+    config, task_options = _complete(config, entry, task_class)
+    task = task_class.from_dataset(dataset, task_options, config.resolution)
 
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=devices), cpu_threads(config.threads):
         torch.manual_seed(config.seed)
         model, options = build_model(config.model, task.spec(), config.options)
         config = config.model_copy(update={"options": options})
-        _try(model, task, config)
+        task.dry_run(model)
         normalizer = task.fit_normalizer(dataset["train"], limit=config.n_train)
-        physical = PhysicalModel(model, normalizer, task.grid.dim)
+        task.prepare(model, dataset["train"], normalizer, limit=config.n_train)
         checkpoint = out / "checkpoints" / "last.ckpt"
         resume_from = checkpoint if config.resume and checkpoint.is_file() else None
         first_epoch = 0 if resume_from is None else finished_epochs(resume_from)
@@ -188,7 +203,7 @@ def fit(config: FitConfig, *, progress: Progress | None = None) -> Operator:
             if not follower:
                 _prepare(out, config, dataset, task, normalizer, model)
             if first_epoch < config.epochs:
-                module = _module(physical, task, normalizer, dataset, config, first_epoch)
+                module = _module(model, task, normalizer, dataset, config, first_epoch)
                 _train(trainer, module, config, resume_from)
     return load(out)
 
@@ -226,22 +241,19 @@ def _check_out(out: Path, config: FitConfig) -> None:
     raise FileExistsError(f"{out} exists already{hint}")
 
 
-def _try(model: Any, task: Any, config: FitConfig) -> None:
-    """Apply the model once, so that what does not fit shows before anything is written."""
-    import torch
+def _complete(config: FitConfig, entry: Any, task: type[Task]) -> tuple[FitConfig, Any]:
+    """Fill in what depends on the model and its task, and judge the task's settings."""
+    from .config import resolve
 
-    shape = task.grid.shape
-    was_training = model.training
-    with torch.no_grad():
-        model.eval()
-        y = model(torch.zeros(1, task.in_channels, *shape))
-        model.train(was_training)
-    expected = (1, task.out_channels, *shape)
-    if tuple(y.shape) != expected:
-        raise UsageError(
-            f"model {config.model!r} returns shape {tuple(y.shape)} for this dataset, expected "
-            f"{expected}"
-        )
+    given = config.model_fields_set
+    defaults = {**task.defaults, **entry.defaults}
+    update = {k: v for k, v in defaults.items() if k not in given}
+    if config.max_seconds is not None and "epochs" not in given:
+        update["epochs"] = 10**6
+    options = resolve(task.Options, config.task, what=f"--task (task {task.name!r})")
+    loss = config.loss or update.get("loss") or task.default_loss
+    check_name("loss", loss, task.losses)
+    return config.model_copy(update={**update, "loss": loss}), options
 
 
 def _prepare(
@@ -287,8 +299,6 @@ def describe(config: FitConfig, dataset: Dataset, task: Any, n_parameters: int) 
         "options": config.options,
         "task": task.name,
         "fields": task.as_dict(),
-        "in_channels": task.in_channels,
-        "out_channels": task.out_channels,
         "n_parameters": n_parameters,
         "dtype": "float64" if config.precision.startswith("64") else "float32",
         "loss": config.loss,
@@ -401,21 +411,18 @@ def _trainer(config: FitConfig, progress: Progress | None) -> Any:
 
 
 def _module(
-    physical: Any, task: Any, normalizer: Any, dataset: Dataset, config: FitConfig, epoch: int
+    model: Any, task: Task, normalizer: Any, dataset: Dataset, config: FitConfig, epoch: int
 ) -> Any:
     import torch
 
     from ._lightning import FitModule
-    from .data import SplitData
 
     dtype = torch.float64 if config.precision.startswith("64") else torch.float32
     return FitModule(
-        physical,
-        loss=task.error(config.loss, normalizer=normalizer),
-        rel_l2=task.error("l2", normalizer=normalizer),
-        rel_h1=task.error("h1", normalizer=normalizer),
-        train=SplitData(dataset["train"], task, dtype=dtype, limit=config.n_train),
-        valid=SplitData(dataset["valid"], task, dtype=dtype),
+        task.learner(model, normalizer, config),
+        metrics=task.metrics,
+        train=task.data(dataset["train"], dtype=dtype, limit=config.n_train, train=True),
+        valid=task.data(dataset["valid"], dtype=dtype),
         config=config,
         first_epoch=epoch,
     )

@@ -1,30 +1,24 @@
-"""`Operator`: what `fit` leaves and `load` returns, called on arrays in physical units."""
+"""`Operator`: what `fit` leaves and `load` returns."""
 
 from __future__ import annotations
 
 import csv
-import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-
-from solvers.grids import Grid
+from torch import nn
 
 from .checkpoint import OperatorError, load_json, load_weights
 from .errors import UsageError
 from .tasks import get_task
-from .tasks.grid import GridTask
-from .tasks.normalizer import Normalizer
 
 if TYPE_CHECKING:
-    from models import ModelSpec
+    from .tasks import Task
 
-__all__ = ["Operator", "OperatorError", "PhysicalModel", "load"]
+__all__ = ["Operator", "OperatorError", "load"]
 
 FORMAT = "opkit-operator"
 FORMAT_VERSION = "1.0"
@@ -32,54 +26,16 @@ FORMAT_VERSION = "1.0"
 FILES = ("operator.json", "normalizer.json", "model.safetensors", "config.yaml", "history.csv")
 
 
-class PhysicalModel(nn.Module):
-    """A model between physical units: scale, apply, scale back.
-
-    Parameters
-    ----------
-    model : nn.Module
-    normalizer : Normalizer
-    dim : int
-        Space dimensions.
-    """
-
-    def __init__(self, model: nn.Module, normalizer: Normalizer, dim: int) -> None:
-        super().__init__()
-        self.model = model
-        self._exact = {
-            name: torch.tensor(getattr(normalizer, name), dtype=torch.float64).reshape(
-                1, -1, *(1,) * dim
-            )
-            for name in ("input_shift", "input_scale", "output_shift", "output_scale")
-        }
-        self._cast: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
-
-    def _like(self, name: str, x: Tensor) -> Tensor:
-        """Return a constant in the dtype and on the device of `x`."""
-        key = (name, x.dtype, x.device)
-        if key not in self._cast:
-            # MPS knows no float64, so cast first
-            self._cast[key] = self._exact[name].to(x.dtype).to(x.device)
-        return self._cast[key]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply to (batch, in_channels, *space) in physical units."""
-        y: Tensor = self.model((x - self._like("input_shift", x)) / self._like("input_scale", x))
-        # half precision is for the model alone
-        y = y.to(torch.promote_types(y.dtype, torch.float32))
-        return y * self._like("output_scale", y) + self._like("output_shift", y)
-
-
 class Operator:
-    """A trained operator.
-
-    Call it on arrays of the inputs, at any resolution the model accepts, in physical units;
-    what comes back is of the same kind.
+    """A trained model; each task has a subclass that is called on its kind of data.
 
     Parameters
     ----------
-    module : PhysicalModel
-    task : GridTask
+    module : nn.Module
+        Computes in physical units.
+    model : nn.Module
+        The bare model, between normalized units; a part of `module`.
+    task : Task
     description : mapping
         Content of ``operator.json``.
     path : Path, optional
@@ -87,49 +43,32 @@ class Operator:
 
     Attributes
     ----------
-    module, task, description, path
-
-    Examples
-    --------
-    >>> op = opkit.load("runs/darcy-mgno")  # doctest: +SKIP
-    >>> u = op(a)  # (n1, n2) or (batch, n1, n2), as is u  # doctest: +SKIP
-    >>> u = op({"a": a})["u"]  # by name, as stored in datasets  # doctest: +SKIP
+    module, model, task, description, path
     """
 
     def __init__(
         self,
-        module: PhysicalModel,
-        task: GridTask,
+        module: nn.Module,
+        model: nn.Module,
+        task: Task,
         description: Mapping[str, Any],
         *,
         path: Path | None = None,
     ) -> None:
-        self.module, self.task = module.eval(), task
+        self.module, self.model, self.task = module.eval(), model, task
         self.description, self.path = dict(description), path
 
     def __repr__(self) -> str:
-        names = [", ".join(v.name for v in vs) for vs in (self.task.inputs, self.task.outputs)]
-        return f"<Operator {self.name}: {names[0]} -> {names[1]}, trained at {self.grid.shape}>"
+        return f"<{type(self).__name__} {self.name}: {self.description['data']['problem']}>"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Apply the operator."""
+        raise NotImplementedError
 
     @property
     def name(self) -> str:
         """Name of the model in the registry."""
         return str(self.description["model"])
-
-    @property
-    def model(self) -> nn.Module:
-        """The bare model, between normalized units."""
-        return self.module.model
-
-    @property
-    def grid(self) -> Grid:
-        """Grid of the training data."""
-        return self.task.grid
-
-    @property
-    def spec(self) -> ModelSpec:
-        """What the model was told about the data."""
-        return self.task.spec()
 
     @property
     def options(self) -> dict[str, Any]:
@@ -169,133 +108,6 @@ class Operator:
             return []
         with (self.path / "history.csv").open(newline="", encoding="utf-8") as f:
             return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
-
-    # -- application -----------------------------------------------------------------------
-
-    def __call__(self, inputs: Any, *, batch_size: int | None = None) -> Any:
-        """Apply the operator.
-
-        Parameters
-        ----------
-        inputs : ndarray, Tensor or mapping
-            Physical units. An array ``(batch, channel, *space)``, ``(channel, *space)`` for one
-            sample, or, if there is one input channel, without its axis. Or name -> array as in
-            datasets, ``([batch], *space, [D], [D])`` a field, a number or ``(batch,)`` a scalar.
-        batch_size : int, optional
-            Samples at once; default all for tensors, about 4 million points for arrays.
-
-        Returns
-        -------
-        ndarray, Tensor or dict
-            As the input: an array without the channel axis if the input had none and there is
-            one output channel. Tensors keep their device and dtype and carry gradients; arrays
-            come back in their own floating dtype.
-
-        Raises
-        ------
-        ValueError
-            Names or shapes that do not fit, values that are not finite, or a resolution that
-            the model does not accept.
-        """
-        if isinstance(inputs, Mapping):
-            return self._call_fields(inputs, batch_size)
-        if isinstance(inputs, Tensor):
-            x, drop_batch, drop_channel = self._as_batch(inputs)
-            y = self._apply_tensor(x.to(self.device, self.dtype), batch_size)
-            y = y.to(inputs.device, inputs.dtype if inputs.is_floating_point() else y.dtype)
-            return self._undo(y, drop_batch, drop_channel)
-        array = np.asarray(inputs)
-        if array.dtype.kind not in "fiub":
-            raise ValueError(f"inputs have dtype {array.dtype}: need real numbers")
-        batch, drop_batch, drop_channel = self._as_batch(array)
-        return self._undo(self._apply_array(batch, batch_size), drop_batch, drop_channel)
-
-    def _as_batch(self, x: Any) -> tuple[Any, bool, bool]:
-        dim, c = self.grid.dim, self.task.in_channels
-        with_channel = x.ndim >= 2 + dim or (c > 1 and x.ndim == 1 + dim)
-        bare = c == 1 and x.ndim in (dim, dim + 1)
-        if x.ndim > dim + 2 or not (with_channel or bare):
-            raise ValueError(self._shape_message(tuple(x.shape)))
-        if bare:
-            single = x.ndim == dim
-            x = x[None, None] if single else x[:, None]
-            return x, single, True
-        single = x.ndim == 1 + dim
-        x = x[None] if single else x
-        if x.shape[1] != c:
-            raise ValueError(self._shape_message(tuple(x.shape)))
-        return x, single, False
-
-    def _shape_message(self, shape: tuple[int, ...]) -> str:
-        space = ", ".join(f"n{d + 1}" for d in range(self.grid.dim))
-        names = ", ".join(v.name for v in self.task.inputs)
-        return (
-            f"inputs have shape {shape}, expected (batch, {self.task.in_channels}, {space}): "
-            f"the channels are {names}"
-        )
-
-    def _undo(self, y: Any, drop_batch: bool, drop_channel: bool) -> Any:
-        if drop_channel and self.task.out_channels == 1:
-            y = y[:, 0]
-        return y[0] if drop_batch else y
-
-    def _apply_tensor(self, x: Tensor, batch_size: int | None) -> Tensor:
-        if not torch.isfinite(x).all():
-            raise ValueError("inputs have values that are not finite")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: need an integer >= 1")
-        if batch_size is None or len(x) <= batch_size:
-            return self.module(x)  # type: ignore[no-any-return]
-        return torch.cat([self.module(part) for part in x.split(batch_size)])
-
-    def _apply_array(self, x: np.ndarray, batch_size: int | None) -> np.ndarray:
-        dtype = x.dtype if x.dtype in (np.float32, np.float64) else np.dtype(np.float32)
-        if batch_size is None:
-            batch_size = max(1, 2**22 // max(1, math.prod(x.shape[2:])))
-        with torch.no_grad():  # not inference_mode: models keep tensors for the next call
-            tensor = torch.as_tensor(np.ascontiguousarray(x)).to(self.device, self.dtype)
-            return self._apply_tensor(tensor, batch_size).cpu().numpy().astype(dtype, copy=False)
-
-    def _call_fields(self, inputs: Mapping[str, Any], batch_size: int | None) -> dict[str, Any]:
-        names = [v.name for v in self.task.inputs]
-        if sorted(inputs) != sorted(names):
-            raise ValueError(f"inputs are {sorted(inputs)}, expected {sorted(names)}")
-        arrays = {k: np.asarray(v) for k, v in inputs.items()}
-        fields = [v for v in self.task.inputs if v.kind == "field"]
-        single = all(
-            arrays[v.name].ndim == (sum(v.axes) + v.rank if v.kind == "field" else 0)
-            for v in self.task.inputs
-        )
-        if single:
-            arrays = {k: a[None] for k, a in arrays.items()}
-        space: dict[int, int] = {}
-        n = 1
-        for v in self.task.inputs:
-            a = arrays[v.name]
-            axes = [d for d in range(self.grid.dim) if v.kind == "field" and v.axes[d]]
-            rank = v.rank if v.kind == "field" else 0
-            tail = a.shape[1 + len(axes) :]
-            if a.ndim != 1 + len(axes) + rank or tail != (self.grid.dim,) * rank:
-                raise ValueError(
-                    f"input {v.name!r} has shape {np.shape(inputs[v.name])}, expected "
-                    f"([batch]{''.join(f', n{d + 1}' for d in axes)}"
-                    f"{', D' * rank}), D={self.grid.dim}"
-                )
-            for d, size in zip(axes, a.shape[1 : 1 + len(axes)], strict=True):
-                if space.setdefault(d, size) != size:
-                    raise ValueError(
-                        f"input {v.name!r} has {size} points on axis {d + 1}, others {space[d]}"
-                    )
-            if n not in (1, len(a)) and len(a) != 1:
-                raise ValueError(f"input {v.name!r} has a batch of {len(a)}, others of {n}")
-            n = max(n, len(a))
-        if not fields or len(space) != self.grid.dim:
-            raise ValueError("inputs: no field says how many points each axis has")
-        shape = tuple(space[d] for d in range(self.grid.dim))
-        parts = [self.task.channels(arrays, (v,), shape) for v in self.task.inputs]
-        x = np.concatenate([np.broadcast_to(p, (n, *p.shape[1:])) for p in parts], axis=1)
-        out = self.task.fields(self._apply_array(x, batch_size))
-        return {k: v[0] for k, v in out.items()} if single else out
 
     # -- files -----------------------------------------------------------------------------
 
@@ -358,32 +170,28 @@ def load(run: str | Path, *, device: str = "cpu") -> Operator:
     if not (run / "operator.json").is_file():
         raise OperatorError(f"{run}: no run of opkit fit (operator.json is missing)")
     description = read_description(run)
-    try:
-        normalizer = Normalizer.from_dict(load_json(run / "normalizer.json"))
-    except (KeyError, TypeError, ValueError) as e:
-        if isinstance(e, OperatorError):
-            raise
-        raise OperatorError(f"{run / 'normalizer.json'} is damaged: {e}") from None
     from models import build_model
 
     try:
-        task: GridTask = get_task(description["task"]).from_dict(description["fields"])
+        task: Task = get_task(description["task"]).from_dict(description["fields"])
         with torch.random.fork_rng(devices=[]):
             model, _ = build_model(description["model"], task.spec(), description["options"])
     except (KeyError, TypeError, ValueError, RuntimeError) as e:
         raise OperatorError(f"{run / 'operator.json'}: {' '.join(str(e).split())}") from None
-    for what, n in (("input", task.in_channels), ("output", task.out_channels)):
-        if len(getattr(normalizer, f"{what}_scale")) != n:
-            raise OperatorError(f"{run / 'normalizer.json'}: need {n} {what} channels")
-    load_weights(run / "model.safetensors", model)
-    module = PhysicalModel(model, normalizer, task.grid.dim)
-    if description.get("dtype") == "float64":
-        module.double()
     try:
-        module.to(device)
+        normalizer = task.load_normalizer(load_json(run / "normalizer.json"))
+    except (KeyError, TypeError, ValueError) as e:
+        if isinstance(e, OperatorError):
+            raise
+        raise OperatorError(f"{run / 'normalizer.json'} is damaged: {e}") from None
+    load_weights(run / "model.safetensors", model)
+    if description.get("dtype") == "float64":
+        model.double()
+    op = task.operator(model, normalizer, description, run)
+    try:
+        return op.to(device)
     except (RuntimeError, AssertionError) as e:
         raise UsageError(f"device={device!r}: {str(e).splitlines()[0]}") from None
-    return Operator(module, task, description, path=run)
 
 
 def read_description(run: Path) -> dict[str, Any]:

@@ -35,6 +35,11 @@ def _new_axes(width: float = 5.2, height: float = 3.4) -> Axes:
     return axes
 
 
+def percent(value: float) -> str:
+    """``"12.34 %"``; two digits below 0.1 %."""
+    return f"{100 * value:.2f} %" if value >= 1e-3 else f"{100 * value:.2g} %"
+
+
 def _with_units(name: str, units: str = "1") -> str:
     return name if units in ("1", "") else f"{name} [{units}]"
 

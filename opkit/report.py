@@ -6,18 +6,19 @@ import base64
 import csv
 import html
 import io
-import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from solvers.grids import Axis
-
 from .errors import UsageError
+from .plots import percent
+
+if TYPE_CHECKING:
+    from .tasks import Task
 
 __all__ = ["report"]
 
@@ -93,8 +94,8 @@ def _read_evaluation(directory: Path) -> dict[str, Any]:
     found: dict[str, Any] = {
         "metrics": json.loads((directory / "metrics.json").read_text(encoding="utf-8")),
         "per_sample": _read_csv(directory / "per_sample.csv"),
-        "spectrum": _read_csv(directory / "spectrum.csv"),
     }
+    found |= {p.stem: _read_csv(p) for p in sorted(directory.glob("*.csv"))}
     with np.load(directory / "samples.npz", allow_pickle=False) as samples:
         found["samples"] = {k: samples[k] for k in samples.files}
     return found
@@ -249,10 +250,6 @@ def _equation(latex: str) -> str:
     return f'<img class="equation" alt="{_e(latex)}" src="data:image/svg+xml;base64,{data}">'
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f} %" if value >= 1e-3 else f"{100 * value:.2g} %"
-
-
 def _seconds(value: float) -> str:
     """Write a time in the unit that a person would choose.
 
@@ -289,13 +286,16 @@ def _summary(facts: Mapping[str, Any]) -> str:
     split = "test" if "test" in facts["evaluations"] else next(iter(facts["evaluations"]), None)
     if split:
         metrics = facts["evaluations"][split]["metrics"]
-        error = metrics["rel_l2"]
+        name, title = next(iter(_task(facts).metrics.items()))
+        error = metrics[name]
+        shown = percent if name.startswith("rel_") else "{:.3g}".format
         tiles += [
-            (_percent(error["mean"]), f"relative L2 error, mean on {split}"),
-            (_percent(error["median"]), "median"),
-            (_percent(error["max"]), f"worst of {metrics['n_samples']} samples"),
-            (_seconds(metrics["seconds_per_sample"]), "for one prediction"),
+            (shown(error["mean"]), f"{title} error, mean on {split}"),
+            (shown(error["median"]), "median"),
+            (shown(error["max"]), f"worst of {metrics['n_samples']} samples"),
         ]
+        if "seconds_per_sample" in metrics:
+            tiles.append((_seconds(metrics["seconds_per_sample"]), "for one prediction"))
     n = facts["operator"].get("n_parameters")
     if n:
         tiles.append((f"{n:,}", "parameters"))
@@ -440,69 +440,39 @@ _SEEN = {
 
 
 def _evaluation_section(facts: Mapping[str, Any], split: str) -> str:
-    from .plots import plot_error_histogram, plot_sample, plot_spectrum
-
     found = facts["evaluations"][split]
     metrics = found["metrics"]
     resolution = metrics["data"]["resolution"]
     parts = [
         f'<h2 id="{_e(split)}">Errors on {_e(split)}</h2>',
-        f'<p class="dim">{metrics["n_samples"]} samples{_SEEN.get(split, "")}, resolution '
-        f"{_size(resolution)}.</p>",
-        _metrics_table(metrics),
+        f'<p class="dim">{metrics["n_samples"]} samples{_SEEN.get(split, "")}'
+        f"{f', resolution {_size(resolution)}' if resolution else ''}.</p>",
+        _metrics_table(metrics, {**_task(facts).metrics, **_task(facts).titles}),
         _worse_than_data(facts, split),
     ]  # fmt: skip
-    samples = found["samples"]
-    task = facts["operator"]["fields"]
-    axes = _axes(task, samples["truth"].shape[2:])
-    for i, role in enumerate(str(r) for r in samples["roles"]):
-        error = _error_of(found["per_sample"], int(samples["ids"][i]))
-        figure = plot_sample(
-            samples["inputs"][i],
-            samples["truth"][i],
-            samples["prediction"][i],
-            [a.coords for a in axes],
-            input_labels=_labels(task, "inputs"),
-            output_labels=_labels(task, "outputs"),
-            axis_names=[a.name for a in axes],
-            axis_units=[a.units for a in axes],
-        )
-        known = "" if error is None else f", relative L2 error {_percent(error)}"
-        caption = f"{role} sample, id {samples['ids'][i]}{known}"
-        parts.append(
-            _figure(
-                figure,
-                f"Input, truth, prediction and error: {caption}",
-                caption=caption,
-                raster=True,
-            )
-        )
-    histogram = spectrum = ""
-    errors = found["per_sample"].get("rel_l2")
-    if errors:
-        ax = plot_error_histogram(np.asarray(errors))
-        histogram = _figure(
-            ax.figure, "Histogram of the relative L2 error", caption="Error of each sample."
-        )
-    if found["spectrum"]:
-        ax = plot_spectrum(found["spectrum"])
-        spectrum = _figure(
-            ax.figure,
-            "Energy spectrum of truth, prediction and error",
-            caption="Where the error meets the truth, the model resolves no finer scales.",
-        )
-    parts.append(f'<div class="pair">{histogram}{spectrum}</div>')
-    parts.append(_comparison(metrics))
+    task = _task(facts)
+    row: list[str] = []
+    for picture in task.figures(facts["operator"], found):
+        html = _figure(picture.figure, picture.alt, caption=picture.caption, raster=picture.raster)
+        if picture.pair:
+            row.append(html)
+        if not picture.pair or len(row) == 2:
+            parts += [f'<div class="pair">{"".join(row)}</div>'] * bool(row)
+            row = []
+        if not picture.pair:
+            parts.append(html)
+    parts += [f'<div class="pair">{"".join(row)}</div>'] * bool(row)
+    parts.append(task.report_html(found))
     return "\n".join(parts)
 
 
-def _metrics_table(metrics: Mapping[str, Any]) -> str:
-    titles = {
-        "rel_l2": "relative L2",
-        "rel_h1": "relative H1",
-        "max_error": "largest pointwise error",
-        "spectrum_error": "spectrum",
-    }
+def _task(facts: Mapping[str, Any]) -> type[Task]:
+    from .tasks import get_task
+
+    return get_task(facts["operator"].get("task", "grid"))
+
+
+def _metrics_table(metrics: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     head = (
         "<tr><th>error</th><th>mean</th><th>median</th><th>95 %</th><th>worst</th>"
         "<th>worst sample</th></tr>"
@@ -524,39 +494,17 @@ def _worse_than_data(facts: Mapping[str, Any], split: str) -> str:
     estimate = info["splits"].get(split, {}).get("discretization_error", {"n": 0})
     if not estimate["n"]:
         return ""
-    model = facts["evaluations"][split]["metrics"]["rel_l2"]["mean"]
+    model = facts["evaluations"][split]["metrics"].get("rel_l2", {}).get("mean", math.inf)
     if model >= estimate["mean"]:
         return ""
     return (
-        f'<p class="warn">The model\'s mean error {_percent(model)} lies below the estimated '
-        f"discretization error of the data, {_percent(estimate['mean'])}: against the continuous "
+        f'<p class="warn">The model\'s mean error {percent(model)} lies below the estimated '
+        f"discretization error of the data, {percent(estimate['mean'])}: against the continuous "
         "solution it is no better than the data. Use a finer resolution to claim more.</p>"
     )
 
 
-def _error_of(per_sample: Mapping[str, list[Any]], sample_id: int) -> float | None:
-    ids = [int(i) for i in per_sample.get("id", ())]
-    return per_sample["rel_l2"][ids.index(sample_id)] if sample_id in ids else None
-
-
-def _labels(task: Mapping[str, Any], role: str) -> list[str]:
-    """Name and units of the input or output channels; vectors have one channel a component."""
-    axes = [a["name"] for a in task["axes"]]
-    labels = []
-    for v in task[role]:
-        parts = itertools.product(axes, repeat=v["rank"])
-        for component in ("".join(p) for p in parts):
-            name = f"{v['name']}_{component}" if component else v["name"]
-            labels.append(name if v["units"] in ("1", "") else f"{name} [{v['units']}]")
-    return labels
-
-
-def _axes(task: Mapping[str, Any], shape: Iterable[int]) -> list[Axis]:
-    """Axes of the grid of the stored samples, whatever their resolution."""
-    return [Axis(**{**a, "n": n}) for a, n in zip(task["axes"], shape, strict=True)]
-
-
-def _comparison(metrics: Mapping[str, Any]) -> str:
+def comparison_html(metrics: Mapping[str, Any]) -> str:
     from .plots import plot_comparison
 
     c = metrics.get("comparison")
@@ -581,9 +529,9 @@ def _comparison(metrics: Mapping[str, Any]) -> str:
     table = _table(
         [
             ("solver", f"{c['solver']}, resolution {_size(c['resolution'])}"),
-            ("its error there", _percent(c["solver_error"])),
+            ("its error there", percent(c["solver_error"])),
             ("its time for one solution", _seconds(c["solver_seconds"])),
-            ("the model's error", _percent(error)),
+            ("the model's error", percent(error)),
             ("the model's time for one solution", _seconds(c["model_seconds"])),
             ("making the training data took", _seconds(c["generate_seconds"])),
             ("training took", _seconds(c["train_seconds"])),

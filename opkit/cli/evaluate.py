@@ -74,23 +74,24 @@ def evaluate(
 
 def table(metrics: dict[str, Any]) -> str:
     """Lay out the metrics for people."""
-    from opkit.metrics import METRICS
-
     columns = ("mean", "median", "p95", "max")
     rows = [f"{'':<15}" + "".join(f"{c:>10}" for c in columns) + "   worst sample"]
-    for name in METRICS:
-        m = metrics[name]
+    errors = {k: m for k, m in metrics.items() if isinstance(m, dict) and "worst_id" in m}
+    for name, m in errors.items():
         numbers = "".join(f"{m[c]:>10.4g}" for c in columns)
         rows.append(f"{name:<15}{numbers}   {m['worst_id']}")
-    shape = size(metrics["data"]["resolution"])
-    rows.append(
-        f"{metrics['n_samples']} samples of {metrics['data']['name']} at {shape}, "
-        f"{1000 * metrics['seconds_per_sample']:.3g} ms a prediction"
-    )
-    rows.append(comparison_line(metrics))
+    line = f"{metrics['n_samples']} samples of {metrics['data']['name']}"
+    if metrics["data"].get("resolution"):
+        line += f" at {size(metrics['data']['resolution'])}"
+    if "seconds_per_sample" in metrics:
+        line += f", {1000 * metrics['seconds_per_sample']:.3g} ms a prediction"
+    rows.append(line)
+    if "comparison" in metrics:
+        rows.append(comparison_line(metrics))
+    first = next(iter(errors))
     for name, other in metrics.get("resolutions", {}).items():
-        error = other["rel_l2"]
-        rows.append(f"{name}: rel_l2 mean {error['mean']:.4g}, worst {error['max']:.4g}")
+        error = other[first]
+        rows.append(f"{name}: {first} mean {error['mean']:.4g}, worst {error['max']:.4g}")
     return "\n".join(rows)
 
 

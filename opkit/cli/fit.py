@@ -34,7 +34,25 @@ def fit(
         ),
     ] = None,
     loss: Annotated[
-        Text, option("--loss", metavar="h1|l2", help="Relative error (default the task's).")
+        Text, option("--loss", metavar="NAME", help="On grids h1 or l2 (default the task's).")
+    ] = None,
+    resolution: Annotated[
+        Text,
+        option(
+            "--resolution",
+            metavar="N,N",
+            help="Cut each batch down to one of these numbers of points per axis.",
+        ),
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        option("--task", metavar="KEY=VALUE", help="A setting of the model's task; repeatable."),
+    ] = None,
+    repeat: Annotated[
+        Text, option("--repeat", metavar="N", help="Passes over the data an epoch (default 1).")
+    ] = None,
+    max_seconds: Annotated[
+        Text, option("--max-seconds", metavar="S", help="Train for so long, not for epochs.")
     ] = None,
     seed: Annotated[
         Text, option("--seed", metavar="N", help="Of weights and shuffling (default 0).")
@@ -96,7 +114,7 @@ def fit(
 ) -> None:
     """Train a model on a dataset; the best epoch on the validation split is kept."""
     from opkit._functions import ALIASES, run_fit
-    from opkit.config import number, parse_set, resolve
+    from opkit.config import number, parse_set, resolutions, resolve
     from opkit.fit import FitConfig
 
     given = {
@@ -109,6 +127,10 @@ def fit(
         "weight_decay": number(weight_decay),
         "scheduler": scheduler,
         "loss": loss,
+        "resolution": resolutions(resolution),
+        "task": parse_set(task or (), "--task") or None,
+        "repeat": number(repeat),
+        "max_seconds": number(max_seconds),
         "seed": number(seed),
         "set": parse_set(set_ or ()) or None,
         "patience": number(patience),
@@ -127,12 +149,11 @@ def fit(
         "logger": logger,
     }
     settings = resolve(FitConfig, given, config=config, what="opkit fit", aliases=ALIASES["fit"])
-    tell(
-        f"training {settings.model} on {settings.data}, {settings.epochs} epochs, in {settings.out}"
-    )
+    tell(f"training {settings.model} on {settings.data}, in {settings.out}")
     operator = run_fit(settings)
     history = operator.history
-    best = min(history, key=lambda row: row["valid_rel_l2"])
+    name, title = next(iter(operator.task.metrics.items()))
+    best = min(history, key=lambda row: row[f"valid_{name}"])
     if json:
         emit(
             {
@@ -147,6 +168,6 @@ def fit(
     else:
         typer.echo(
             f"{settings.out}: {operator.n_parameters:,} parameters, {len(history)} epochs; kept "
-            f"epoch {best['epoch']:.0f}, relative L2 error {best['valid_rel_l2']:.2%} on valid"
+            f"epoch {best['epoch']:.0f}, {title} error {best[f'valid_{name}']:.4g} on valid"
         )
     tell(f"next: opkit evaluate {shown(settings.out)} {shown(settings.data)}")

@@ -1,23 +1,26 @@
 """How a model meets data: which arrays go in, which come out, how they are scaled and judged.
 
-A model names its task in the registry; `opkit.fit`, `evaluate` and `predict` need nothing else. A
-new kind of data is one module with a class like `opkit.tasks.grid.GridTask` and one entry here.
+A model names its task in the registry; `opkit.fit`, `evaluate`, `predict` and `report` need nothing
+else. A new kind of data is a subclass of `Task` in a module of its own and one entry here.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
 
 from solvers.names import check_name
 
-__all__ = ["TASKS", "get_task"]
+from ._task import Evaluation, Picture, Task, TaskOptions
+
+__all__ = ["TASKS", "Evaluation", "Picture", "Task", "TaskOptions", "get_task"]
 
 #: Name to ``"module:Class"``; imported when asked for.
-TASKS: dict[str, str] = {"grid": "opkit.tasks.grid:GridTask"}
+TASKS: dict[str, str] = {
+    "grid": "opkit.tasks.grid:GridTask",
+}
 
 
-def get_task(name: str) -> type[Any]:
+def get_task(name: str) -> type[Task]:
     """Return the class of a task.
 
     Raises
@@ -26,5 +29,5 @@ def get_task(name: str) -> type[Any]:
     """
     check_name("task", name, list(TASKS))
     module, _, cls = TASKS[name].partition(":")
-    found: type[Any] = getattr(importlib.import_module(module), cls)
+    found: type[Task] = getattr(importlib.import_module(module), cls)
     return found

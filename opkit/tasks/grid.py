@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
+from pydantic import Field
 
 from solvers.grids import Axis, Grid
 
 from ..errors import UsageError
+from ._task import Evaluation, Picture, Progress, Task, TaskOptions
 from .normalizer import ChannelMoments, Normalizer
 
 if TYPE_CHECKING:
     from models import ModelSpec
+    from opkit.evaluate import EvaluateConfig
+    from opkit.fit import FitConfig
+    from opkit.learner import Learner
     from opkit.losses import RelativeError
-    from pde_data.hdf5 import DatasetSchema, Split
+    from opkit.predict import PredictConfig
+    from pde_data.hdf5 import Dataset, DatasetSchema, Split
 
-__all__ = ["GridTask", "Variable"]
+    from ._grid_operator import GridOperator
+
+__all__ = ["GridOptions", "GridTask", "Variable"]
 
 #: Conditions that fix the value itself.
 _DIRICHLET = ("dirichlet", "no_slip")
@@ -36,6 +45,8 @@ class Variable:
     rank : {0, 1, 2}
     axes : tuple of bool
         Axes of the grid that the field varies along.
+    times : int
+        Stored times that are channels, 0 for a field at one time.
     """
 
     name: str
@@ -44,18 +55,32 @@ class Variable:
     kind: Literal["field", "scalar"] = "field"
     rank: int = 0
     axes: tuple[bool, ...] = ()
+    times: int = 0
 
     def components(self, dim: int) -> int:
         """Return the number of channels."""
-        return dim**self.rank
+        return dim**self.rank * max(1, self.times)
+
+
+class GridOptions(TaskOptions):
+    """Settings of `GridTask`."""
+
+    time: Literal["final", "all"] | None = Field(
+        None,
+        description="what a time-dependent problem is learned as: the fields at the last stored "
+        "time, or at all stored times after the first; default final",
+    )
 
 
 @dataclass(frozen=True)
-class GridTask:
-    """A static map between fields on one grid.
+class GridTask(Task):
+    """A map between fields on one grid.
 
     Arrays are ``(batch, channel, *space)``: scalar fields take one channel, vectors and tensors
-    one a component, scalars of the problem one that is constant in space.
+    one a component, scalars of the problem one that is constant in space. Of a time-dependent
+    problem, inputs that vary in time are taken at the first stored time, and outputs at the last
+    one (``time="final"``) or at all others (``time="all"``: channels run through the times, and
+    through the components at each).
 
     Parameters
     ----------
@@ -66,7 +91,11 @@ class GridTask:
         Kinds per axis and side that hold for all outputs; ``"none"`` elsewhere.
     walls : tuple, one entry an output
         Dirichlet values per axis and side, None where there is no such condition.
-    default_loss : str
+    times : tuple of float
+        Of the outputs, if the problem is time-dependent.
+    resolutions : tuple of tuple of int
+        Points per axis that each training batch is cut down to one of; empty: as stored. `grid`
+        is that of the first.
     """
 
     inputs: tuple[Variable, ...]
@@ -74,17 +103,46 @@ class GridTask:
     grid: Grid
     boundary: tuple[tuple[str, str], ...]
     walls: tuple[tuple[tuple[float | None, float | None], ...], ...]
+    times: tuple[float, ...] = ()
+    resolutions: tuple[tuple[int, ...], ...] = ()
 
-    name = "grid"
-    #: The paper's choice for elliptic problems: the gradient counts.
-    default_loss = "h1"
-    losses = ("h1", "l2")
+    name: ClassVar[str] = "grid"
+    #: The gradient counts: the MgNO paper's choice for elliptic problems.
+    default_loss: ClassVar[str] = "h1"
+    losses: ClassVar[tuple[str, ...]] = ("h1", "l2")
+    metrics: ClassVar[Mapping[str, str]] = {"rel_l2": "relative L2", "rel_h1": "relative H1"}
+    titles: ClassVar[Mapping[str, str]] = {
+        "max_error": "largest pointwise error",
+        "spectrum_error": "spectrum",
+    }
+    Options: ClassVar[type[TaskOptions]] = GridOptions
 
     # -- from and to descriptions ----------------------------------------------------------
 
     @classmethod
-    def from_schema(cls, schema: DatasetSchema) -> Self:
-        """Task of a dataset.
+    def from_dataset(
+        cls, dataset: Dataset, options: GridOptions, resolution: Sequence[Any] = ()
+    ) -> Self:
+        """Task of a dataset; see `from_schema`."""
+        return cls.from_schema(dataset.schema, time=options.time, resolution=resolution)
+
+    @classmethod
+    def from_schema(
+        cls,
+        schema: DatasetSchema,
+        *,
+        time: Literal["final", "all"] | None = None,
+        resolution: Sequence[int | Sequence[int]] = (),
+    ) -> Self:
+        """Task of a dataset's schema.
+
+        Parameters
+        ----------
+        schema : DatasetSchema
+        time : {"final", "all"}, optional
+            See `GridOptions`.
+        resolution : sequence
+            Points per axis, of grids nested in the stored one.
 
         Raises
         ------
@@ -102,13 +160,26 @@ class GridTask:
                     f"{name!r} of problem {schema.problem!r} lies on axes of its own, "
                     f"{schema.sample_dims(name)}: the grid task learns fields over space"
                 )
-        if schema.problem_type != "static":
+        if schema.time_per_sample:
             raise UsageError(
-                f"problem {schema.problem!r} is time-dependent ({len(schema.time)} times): the "
-                "grid task learns static problems"
+                f"problem {schema.problem!r} has times of its own in each sample: the grid task "
+                "learns fields at common times"
+            )
+        if not schema.grid.dim:
+            raise UsageError(f"problem {schema.problem!r} has no space: the grid task needs a grid")
+        moving = [n for n in schema.outputs if _moves(schema, n)]
+        if time is not None and not moving:
+            raise UsageError(
+                f"time={time!r}: the outputs of problem {schema.problem!r} do not depend on time"
             )
         inputs = tuple(_variable(schema, n) for n in schema.inputs)
         outputs = tuple(_variable(schema, n) for n in schema.outputs)
+        times = tuple(schema.time[-1:]) if moving else ()
+        if time == "all":
+            times = tuple(schema.time[1:])
+            outputs = tuple(
+                replace(v, times=len(times)) if v.name in moving else v for v in outputs
+            )
         for v in outputs:
             if v.kind == "scalar" or not all(v.axes):
                 raise UsageError(
@@ -121,7 +192,9 @@ class GridTask:
             for d in range(schema.grid.dim)
         )
         walls = tuple(_walls(schema, v.name) for v in outputs)
-        return cls(inputs, outputs, schema.grid, boundary, walls)
+        shapes = _resolutions(schema.grid, resolution)
+        grid = schema.grid.resized(shapes[0]) if shapes else schema.grid
+        return cls(inputs, outputs, grid, boundary, walls, times, shapes)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON types."""
@@ -131,6 +204,8 @@ class GridTask:
             "axes": [asdict(a) for a in self.grid.axes],
             "boundary": [list(p) for p in self.boundary],
             "walls": [[list(p) for p in w] for w in self.walls],
+            "times": list(self.times),
+            "resolutions": [list(r) for r in self.resolutions],
         }
 
     @classmethod
@@ -146,6 +221,8 @@ class GridTask:
             Grid(tuple(Axis(**a) for a in d["axes"])),
             tuple((str(a), str(b)) for a, b in d["boundary"]),
             tuple(tuple((a, b) for a, b in w) for w in d["walls"]),
+            tuple(float(t) for t in d.get("times", ())),
+            tuple(tuple(int(n) for n in r) for r in d.get("resolutions", ())),
         )
 
     # -- shapes ----------------------------------------------------------------------------
@@ -185,7 +262,7 @@ class GridTask:
         Parameters
         ----------
         values : mapping
-            ``(batch, *space, [D], [D])`` a field, ``(batch,)`` a scalar.
+            ``(batch, [times], *space, [D], [D])`` a field, ``(batch,)`` a scalar.
         variables : sequence of Variable
         space : sequence of int
             Points per axis.
@@ -195,6 +272,11 @@ class GridTask:
             a = np.asarray(values[v.name])
             if v.kind == "scalar":
                 a = a.reshape(-1, *(1,) * dim)
+            elif v.times:
+                a = a.reshape(len(a), v.times, *space, -1)
+                a = np.moveaxis(a, -1, 2)
+                out.append(a.reshape(len(a), -1, *space))
+                continue
             else:
                 missing = [d for d in range(dim) if not v.axes[d]]
                 a = np.expand_dims(a, tuple(d + 1 for d in missing))
@@ -209,24 +291,46 @@ class GridTask:
         self, split: Split, indices: Sequence[int] | np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Read inputs and outputs of some samples, each (n, channel, *space), as stored."""
-        names = [v.name for v in (*self.inputs, *self.outputs)]
-        values = split.read(indices, names)
-        space = split.schema.grid.shape
-        return (
-            self.channels(values, self.inputs, space),
-            self.channels(values, self.outputs, space),
-        )
+        return self.read_inputs(split, indices), self.read_outputs(split, indices)
 
     def read_inputs(self, split: Split, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Read inputs alone, (n, channel, *space)."""
-        values = split.read(indices, [v.name for v in self.inputs])
-        return self.channels(values, self.inputs, split.schema.grid.shape)
+        return self._read(split, indices, self.inputs, slice(0, 1))
+
+    def read_outputs(self, split: Split, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Read outputs alone, (n, channel, *space)."""
+        return self._read(split, indices, self.outputs, slice(-len(self.times), None))
+
+    def _read(
+        self,
+        split: Split,
+        indices: Sequence[int] | np.ndarray,
+        variables: Sequence[Variable],
+        window: slice,
+    ) -> np.ndarray:
+        schema = split.schema
+        moving = [v.name for v in variables if _moves(schema, v.name)]
+        values = {}
+        if len(moving) < len(variables):
+            values.update(split.read(indices, [v.name for v in variables if v.name not in moving]))
+        if moving:
+            found = split.read(indices, moving, window=window)
+            times = len(range(len(schema.time))[window])
+            for name, a in found.items():
+                values[name] = a if times > 1 else a[:, 0]
+        return self.channels(values, variables, schema.grid.shape)
 
     def fields(self, outputs: np.ndarray) -> dict[str, np.ndarray]:
-        """Split (batch, channel, *space) into the fields of a dataset, components last."""
+        """Split (batch, channel, *space) into the fields of a dataset, components last.
+
+        A field at several times is ``(batch, times, *space, [D], [D])``.
+        """
         dim, out, start = self.grid.dim, {}, 0
         for v, n in zip(self.outputs, self.out_components, strict=True):
-            a = np.moveaxis(outputs[:, start : start + n], 1, -1)
+            a = outputs[:, start : start + n]
+            if v.times:
+                a = a.reshape(len(a), v.times, -1, *a.shape[2:])
+            a = np.moveaxis(a, 2 if v.times else 1, -1)
             out[v.name] = np.ascontiguousarray(a.reshape(*a.shape[:-1], *(dim,) * v.rank))
             start += n
         return out
@@ -325,10 +429,13 @@ class GridTask:
 
         The number of points may differ; names, components, axes, layout and domain may not.
         """
+        time: Literal["all"] | None = "all" if any(v.times for v in self.outputs) else None
         try:
-            other = GridTask.from_schema(schema)
+            other = GridTask.from_schema(schema, time=time)
         except UsageError as e:
             return str(e)
+        if self.times != other.times and not inputs_only:
+            return f"the data has the times {other.times}, the operator {self.times}"
         for role in ("inputs",) if inputs_only else ("inputs", "outputs"):
             mine, theirs = getattr(self, role), getattr(other, role)
             keys = [[(v.name, v.kind, v.rank) for v in vs] for vs in (mine, theirs)]
@@ -350,6 +457,113 @@ class GridTask:
                         f"with {x!r}"
                     )
         return ""
+
+    # -- training and use ------------------------------------------------------------------
+
+    def dry_run(self, model: Any) -> None:
+        """Apply a new model once; see `Task.dry_run`."""
+        import torch
+
+        was_training = model.training
+        for shape in self.resolutions or (self.grid.shape,):
+            with torch.no_grad():
+                model.eval()
+                y = model(torch.zeros(1, self.in_channels, *shape))
+                model.train(was_training)
+            expected = (1, self.out_channels, *shape)
+            if tuple(y.shape) != expected:
+                raise UsageError(
+                    f"model: returns shape {tuple(y.shape)} for this dataset, expected {expected}"
+                )
+
+    def load_normalizer(self, d: Mapping[str, Any]) -> Normalizer:
+        """Inverse of `Normalizer.as_dict`, checked for its channels."""
+        normalizer = Normalizer.from_dict(d)
+        for what, n in (("input", self.in_channels), ("output", self.out_channels)):
+            if len(getattr(normalizer, f"{what}_scale")) != n:
+                raise ValueError(f"need {n} {what} channels")
+        return normalizer
+
+    def data(
+        self, split: Split, *, dtype: Any, limit: int | None = None, train: bool = False
+    ) -> Any:
+        """Batches of inputs, outputs and weights; see `opkit.data.SplitData`."""
+        from opkit.data import SplitData
+
+        return SplitData(split, self, dtype=dtype, limit=limit)
+
+    def learner(self, model: Any, normalizer: Any, config: FitConfig) -> Learner:
+        """Relative errors in physical units."""
+        from ._grid_learner import GridLearner
+
+        return GridLearner(model, self, normalizer, str(config.loss))
+
+    def operator(
+        self, model: Any, normalizer: Any, description: Mapping[str, Any], path: Path | None
+    ) -> GridOperator:
+        """`GridOperator`."""
+        from ._grid_operator import GridOperator, PhysicalModel
+
+        module = PhysicalModel(model, normalizer, self.grid.dim)
+        return GridOperator(module, self, description, path=path)
+
+    def evaluate(
+        self,
+        op: Any,
+        dataset: Dataset,
+        split: Split,
+        config: EvaluateConfig,
+        progress: Progress | None,
+    ) -> dict[str, Evaluation]:
+        """Errors, spectra, the solver at the same accuracy, other resolutions."""
+        from ._grid_evaluation import evaluate_grid
+
+        return evaluate_grid(op, dataset, split, config, progress)
+
+    def predict(self, op: Any, config: PredictConfig, progress: Progress | None) -> Path:
+        """Write outputs on the grid of the inputs."""
+        from ._grid_prediction import predict_grid
+
+        return predict_grid(op, config, progress)
+
+    @classmethod
+    def figures(
+        cls, description: Mapping[str, Any], evaluation: Mapping[str, Any]
+    ) -> Sequence[Picture]:
+        """Best, median and worst sample, histogram of the errors, spectra."""
+        from ._grid_figures import grid_figures
+
+        return grid_figures(description, evaluation)
+
+    @classmethod
+    def report_html(cls, evaluation: Mapping[str, Any]) -> str:
+        """Compare with the solver."""
+        from opkit.report import comparison_html
+
+        return comparison_html(evaluation["metrics"])
+
+
+def _moves(schema: DatasetSchema, name: str) -> bool:
+    return any(f.name == name and f.time_varying for f in schema.fields)
+
+
+def _resolutions(grid: Grid, wanted: Sequence[int | Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """Shapes of the grids that training batches are cut down to."""
+    from opkit.data import nested_stride
+
+    shapes = []
+    for n in wanted:
+        shape = (n,) * grid.dim if isinstance(n, int) else tuple(n)
+        if len(shape) != grid.dim:
+            raise UsageError(f"resolution={n}: need one number, or one for each of {grid.dim} axes")
+        try:
+            nested_stride(grid, shape)
+        except ValueError as e:
+            raise UsageError(str(e)) from None
+        shapes.append(shape)
+    if len(set(shapes)) < len(shapes):
+        raise UsageError(f"resolution={list(wanted)}: a resolution is given twice")
+    return tuple(shapes)
 
 
 def _variable(schema: DatasetSchema, name: str) -> Variable:

@@ -22,13 +22,11 @@ from opkit.evaluate import (
     DataWarning,
     EvaluateConfig,
     EvaluationError,
-    break_even,
-    coarser_shapes,
     evaluate,
-    interpolate,
 )
 from opkit.fit import FitConfig, fit
 from opkit.predict import PredictConfig, predict
+from opkit.tasks._grid_evaluation import break_even, coarser_shapes, interpolate
 from pde_data.generate import GenerateConfig, generate
 from pde_data.hdf5 import DatasetError, open_dataset
 from solvers.grids import Axis, Grid

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 import opkit.operator as module
-from opkit.operator import Operator, PhysicalModel
+from opkit.tasks._grid_operator import GridOperator as Operator
+from opkit.tasks._grid_operator import PhysicalModel
 from opkit.tasks.grid import GridTask
 from opkit.tasks.normalizer import Normalizer
 from pde_data.hdf5 import FieldSpec

@@ -15,7 +15,7 @@ from opkit.errors import UsageError
 from opkit.tasks import TASKS, get_task
 from opkit.tasks.grid import GridTask
 from opkit.tasks.normalizer import ChannelMoments, Normalizer
-from pde_data.hdf5 import BoundarySpec, FieldSpec, open_dataset
+from pde_data.hdf5 import BoundarySpec, Dataset, FieldSpec, open_dataset
 from solvers.grids import Axis, Grid
 from solvers.names import UnknownNameError
 
@@ -28,7 +28,7 @@ schema = synthetic.schema
 
 
 def test_registry() -> None:
-    assert get_task("grid") is GridTask and list(TASKS) == ["grid"]
+    assert get_task("grid") is GridTask and "grid" in TASKS
     with pytest.raises(UnknownNameError, match="Did you mean 'grid'"):
         get_task("grids")
 
@@ -131,7 +131,7 @@ def test_a_wall_value_is_exact_after_decoding(tmp_path: Path) -> None:
     import torch
     from torch import nn
 
-    from opkit.operator import PhysicalModel
+    from opkit.tasks._grid_operator import PhysicalModel
 
     bc = tuple(BoundarySpec(a, "dirichlet", ("u",), value=273.15) for a in "xy")
     ds = open_dataset(synthetic.write(tmp_path / "d", schema(boundary_conditions=bc)))
@@ -214,10 +214,69 @@ def test_misfits_are_named() -> None:
     assert task.misfit(schema(vector=True), inputs_only=True) == ""
 
 
-def test_time_dependent_data_is_refused_in_one_line() -> None:
-    fields = (FieldSpec("a", ""), FieldSpec("u", "", time_varying=True))
-    s = schema(problem_type="time_dependent", time=(0.0, 1.0), fields=fields)
-    with pytest.raises(UsageError, match=r"time-dependent .* learns static problems"):
-        GridTask.from_schema(s)
+def test_outputs_that_are_no_fields_are_refused_in_one_line() -> None:
     with pytest.raises(UsageError, match="output 'c' is no field"):
         GridTask.from_schema(schema(inputs=("a",), outputs=("c",)))
+    with pytest.raises(UsageError, match="time='all': the outputs .* do not depend on time"):
+        GridTask.from_schema(schema(), time="all")
+
+
+@pytest.fixture(scope="module")
+def heat(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    from pde_data.generate import GenerateConfig, generate
+
+    out = tmp_path_factory.mktemp("heat") / "heat"
+    config = GenerateConfig(problem="heat", n=5, out=out, resolution=17, error_fraction=0)
+    generate(config)
+    return open_dataset(out)
+
+
+def test_time_dependent_fields_at_the_last_time_or_at_all(heat: Dataset) -> None:
+    split, schema_ = heat["train"], heat.schema
+    stored = split.read([1, 3], ["u"])["u"]  # (2, times, *space)
+    final = GridTask.from_schema(schema_)
+    x, y = final.read(split, [1, 3])
+    assert final.times == schema_.time[-1:] and final.out_channels == 1
+    np.testing.assert_array_equal(y[:, 0], stored[:, -1])
+    np.testing.assert_array_equal(final.fields(y)["u"], stored[:, -1])
+    every = GridTask.from_schema(schema_, time="all")
+    _, y = every.read(split, [1, 3])
+    assert every.times == schema_.time[1:] and every.out_channels == len(schema_.time) - 1
+    np.testing.assert_array_equal(y, stored[:, 1:])
+    np.testing.assert_array_equal(every.fields(y)["u"], stored[:, 1:])
+    assert GridTask.from_dict(json.loads(json.dumps(every.as_dict()))) == every
+    for task in (final, every):
+        assert task.misfit(schema_) == ""
+        normalizer = task.fit_normalizer(split)
+        assert task.load_normalizer(normalizer.as_dict()) == normalizer
+    assert "the times" in final.misfit(replace(schema_, time=tuple(2 * t for t in schema_.time)))
+
+
+def test_training_at_two_resolutions_cuts_the_stored_grid_down(heat: Dataset) -> None:
+    import torch
+
+    from opkit.tasks._grid_learner import GridLearner
+
+    split, grid = heat["train"], heat.schema.grid
+    coarse = tuple(a.n // 2 if a.periodic else (a.n - 1) // 2 + 1 for a in grid.axes)
+    task = GridTask.from_schema(heat.schema, resolution=[coarse, grid.shape])
+    assert task.grid.shape == coarse
+    seen = []
+
+    class Spy(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(x)
+            return x[:, : task.out_channels]
+
+    learner = GridLearner(Spy(), task, task.fit_normalizer(split), "l2")
+    batch = task.data(split, dtype=torch.float64)[np.arange(3)]
+    torch.manual_seed(0)
+    losses = [learner.losses(*batch) for _ in range(12)]
+    sizes = {tuple(x.shape[2:]) for x in seen}
+    assert sizes == {coarse, grid.shape} and all(v.shape == (3,) for v in losses)
+    errors = learner.errors(*batch)
+    assert set(errors) == {"loss", *GridTask.metrics} and errors["rel_l2"].shape == (3,)
+    with pytest.raises(UsageError, match="do not contain those of a grid"):
+        GridTask.from_schema(heat.schema, resolution=[grid.shape[0] - 3])
+    with pytest.raises(UsageError, match="given twice"):
+        GridTask.from_schema(heat.schema, resolution=[coarse, coarse])
