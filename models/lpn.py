@@ -228,7 +228,7 @@ class _Potential(nn.Module):
         with torch.no_grad():
             for skip, bias in zip(self.skip, self.bias, strict=True):
                 bound = 1 / math.sqrt(skip.fan_in)  # type: ignore[arg-type]
-                skip.weight.uniform_(-bound, bound)
+                nn.init.uniform_(skip.weight, -bound, bound)  # type: ignore[arg-type]
                 bias.uniform_(-bound, bound)
             for m in self.positive_maps().values():
                 like = torch.empty_like(m.weight)
@@ -247,8 +247,12 @@ class _Potential(nn.Module):
         """
         x = torch.randn(8, *self.linear.shape, dtype=self.linear.dtype)
         v = torch.randn_like(x).sign()
+
+        def gradient(x: Tensor) -> Tensor:
+            return self(x, value=False, gradient=True)[1]
+
         with torch.no_grad():
-            _, rise = torch.func.jvp(lambda x: self(x, value=False, gradient=True)[1], (x,), (v,))
+            rise: Tensor = torch.func.jvp(gradient, (x,), (v,))[1]
             mean = float((v * rise).mean())
             self.head.set_matrix(self.head.matrix() * (target / mean))
 
@@ -329,7 +333,8 @@ def patch_index(shape: Sequence[int], patch: int, stride: int, tiling: Tiling) -
 class LPN(nn.Module):
     r"""Learned proximal network: the gradient of a convex function, so a proximal operator.
 
-    :math:`f = \nabla\psi = \mathrm{prox}_R`, :math:`\psi(x) = w^T z_K + h^T x + b + \frac{\alpha}{2}\|x\|^2`,
+    :math:`f = \nabla\psi = \mathrm{prox}_R`,
+    :math:`\psi(x) = w^T z_K + h^T x + b + \frac{\alpha}{2}\|x\|^2`,
     :math:`z_k = g(W_k z_{k-1} + H_k x + b_k)`, :math:`W_k, w \ge 0` in each entry and
     :math:`g(t) = \log(1 + e^{\beta t}) / \beta`.
 

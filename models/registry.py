@@ -243,3 +243,21 @@ register_model(
         "Li et al., arXiv:2010.08895",
     )
 )
+register_model(
+    ModelEntry(
+        "lpn",
+        "LPN: learned proximal network, the gradient of a convex potential",
+        "denoising",
+        "models.lpn:build_lpn",
+        "Fang, Buchanan, Sulam, arXiv:2310.14344",
+    )
+)
+register_model(
+    ModelEntry(
+        "dncnn",
+        "DnCNN: residual convolutional denoiser without guarantees",
+        "denoising",
+        "models.denoisers:build_dncnn",
+        "Zhang et al., arXiv:1608.03981",
+    )
+)

@@ -174,7 +174,7 @@ class Task(ABC):
 
     def prepare(self, model: Any, split: Split, normalizer: Any, *, limit: int | None) -> None:
         """Set what a new model computes from training data, such as a basis; default nothing."""
-        return None  # noqa: RET501
+        return
 
     @abstractmethod
     def data(

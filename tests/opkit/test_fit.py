@@ -373,7 +373,7 @@ def test_settings_are_checked() -> None:
 
     for change in (
         dict(epochs=0), dict(lr=-1.0), dict(lr=float("nan")), dict(batch_size=0), dict(devices=0),
-        dict(loss="mse"), dict(learning_rate=1.0), dict(data=["a", "b"]),
+        dict(repeat=0), dict(max_seconds=0), dict(learning_rate=1.0), dict(data=["a", "b"]),
     ):  # fmt: skip
         with pytest.raises(ValidationError):
             settings(**{"data": Path("d"), "out": Path("o"), **change})

@@ -217,7 +217,7 @@ def test_misfits_are_named() -> None:
 def test_outputs_that_are_no_fields_are_refused_in_one_line() -> None:
     with pytest.raises(UsageError, match="output 'c' is no field"):
         GridTask.from_schema(schema(inputs=("a",), outputs=("c",)))
-    with pytest.raises(UsageError, match="time='all': the outputs .* do not depend on time"):
+    with pytest.raises(UsageError, match=r"time='all': the outputs .* do not depend on time"):
         GridTask.from_schema(schema(), time="all")
 
 
@@ -235,7 +235,7 @@ def test_time_dependent_fields_at_the_last_time_or_at_all(heat: Dataset) -> None
     split, schema_ = heat["train"], heat.schema
     stored = split.read([1, 3], ["u"])["u"]  # (2, times, *space)
     final = GridTask.from_schema(schema_)
-    x, y = final.read(split, [1, 3])
+    _, y = final.read(split, [1, 3])
     assert final.times == schema_.time[-1:] and final.out_channels == 1
     np.testing.assert_array_equal(y[:, 0], stored[:, -1])
     np.testing.assert_array_equal(final.fields(y)["u"], stored[:, -1])
