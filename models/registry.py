@@ -245,6 +245,42 @@ register_model(
 )
 register_model(
     ModelEntry(
+        "unet",
+        "U-Net: convolutions on a hierarchy of grids with skip connections",
+        "grid",
+        "models.baselines:build_unet",
+        "Ronneberger, Fischer, Brox, arXiv:1505.04597",
+    )
+)
+register_model(
+    ModelEntry(
+        "resnet",
+        "ResNet: residual convolutions at full resolution",
+        "grid",
+        "models.baselines:build_resnet",
+        "He et al., arXiv:1603.05027",
+    )
+)
+register_model(
+    ModelEntry(
+        "dilresnet",
+        "Dilated ResNet: residual blocks of dilated convolutions",
+        "grid",
+        "models.baselines:build_dilresnet",
+        "Stachenfeld et al., arXiv:2112.15275",
+    )
+)
+register_model(
+    ModelEntry(
+        "vit",
+        "ViT: vision transformer on patches of the grid",
+        "grid",
+        "models.baselines:build_vit",
+        "Dosovitskiy et al., arXiv:2010.11929",
+    )
+)
+register_model(
+    ModelEntry(
         "lpn",
         "LPN: learned proximal network, the gradient of a convex potential",
         "denoising",
@@ -259,5 +295,6 @@ register_model(
         "denoising",
         "models.denoisers:build_dncnn",
         "Zhang et al., arXiv:1608.03981",
+        {"loss": "l2"},
     )
 )

@@ -42,12 +42,10 @@ class DenoisingSpec:
     ----------
     shape : tuple of int
         Of one sample: ``(channels, *space)``.
+        ``(1,)`` for numbers.
     periodic : tuple of bool
         By space axis.
-    sigma : float
-        Standard deviation of the noise, in the normalized units of the model.
     """
 
     shape: tuple[int, ...]
-    periodic: tuple[bool, ...]
-    sigma: float
+    periodic: tuple[bool, ...] = ()

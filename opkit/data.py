@@ -98,6 +98,7 @@ class SplitData(TorchDataset[tuple[Tensor, Tensor, Tensor]]):
     ) -> None:
         self.split, self.task, self.dtype = split, task, dtype
         self.n = len(split) if limit is None else min(limit, len(split))
+        self.n *= task.items_per_sample()
         points = math.prod(split.schema.grid.shape)
         size = self.n * points * (task.in_channels + task.out_channels) * dtype.itemsize
         self.cached = _fits(size) if cache == "auto" else cache
@@ -105,11 +106,6 @@ class SplitData(TorchDataset[tuple[Tensor, Tensor, Tensor]]):
 
     def __len__(self) -> int:
         return self.n
-
-    @property
-    def ids(self) -> np.ndarray:
-        """Sample ids, shape (len,)."""
-        return self.split.ids[: self.n]
 
     def load(self) -> None:
         """Fill the cache, if there is to be one."""
@@ -122,10 +118,13 @@ class SplitData(TorchDataset[tuple[Tensor, Tensor, Tensor]]):
     @property
     def blocks(self) -> tuple[int, ...] | None:
         """Samples of each file, for `BatchSampler`; None when all are in memory."""
-        return None if self.cached else file_blocks(self.split, self.n)
+        if self.cached:
+            return None
+        k = self.task.items_per_sample()
+        return tuple(k * n for n in file_blocks(self.split, self.n // k))
 
     def _read(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
-        x, y = self.task.read(self.split, index)
+        x, y = self.task.read_items(self.split, index)
         return (
             torch.as_tensor(np.ascontiguousarray(x)).to(self.dtype),
             torch.as_tensor(np.ascontiguousarray(y)).to(self.dtype),

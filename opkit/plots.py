@@ -278,6 +278,26 @@ def _log_ticks(axis: Any, scale: float, unit: str = "") -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def plot_error_by_time(
+    table: Mapping[str, Sequence[float]], *, ax: Axes | None = None, units: str = "1"
+) -> Axes:
+    """Mean, median and largest relative error of the samples against time, log scale.
+
+    Parameters
+    ----------
+    table : mapping
+        Columns ``time``, ``mean``, ``median``, ``max``.
+    """
+    ax = _new_axes() if ax is None else ax
+    styles = {"mean": (BLUE, "-"), "median": (GREEN, "--"), "max": (GRAY, ":")}
+    for name, (color, style) in styles.items():
+        ax.plot(table["time"], table[name], style, color=color, label=name, lw=1.5)
+    ax.set(yscale="log", xlabel=_with_units("time", units), ylabel="relative L2 error")
+    ax.grid(alpha=0.3, which="both", lw=0.5)
+    ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
 def plot_spectrum(spectrum: Mapping[str, Sequence[float]], *, ax: Axes | None = None) -> Axes:
     """Energy over the wave number: truth, prediction and error.
 

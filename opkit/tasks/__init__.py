@@ -16,6 +16,7 @@ __all__ = ["TASKS", "Evaluation", "Picture", "Task", "TaskOptions", "get_task"]
 
 #: Name to ``"module:Class"``; imported when asked for.
 TASKS: dict[str, str] = {
+    "denoising": "opkit.tasks.denoising:DenoisingTask",
     "grid": "opkit.tasks.grid:GridTask",
 }
 

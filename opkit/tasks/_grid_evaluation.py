@@ -115,6 +115,7 @@ def _measure(
     norms = {f"rel_{kind}": task.error(kind, grid=grid) for kind in ("l2", "h1")}
     errors: dict[str, list[np.ndarray]] = {k: [] for k in m.METRICS}
     spectra: list[np.ndarray] = []
+    by_time: list[np.ndarray] = []
     for start in range(0, n, config.batch_size):
         index = np.arange(start, min(n, start + config.batch_size))
         x, truth = samples.read(index)
@@ -128,6 +129,8 @@ def _measure(
         errors["spectrum_error"].append(
             m.spectrum_error(prediction, truth, grid, components=components)
         )
+        if len(task.times) > 1:
+            by_time.append(_error_by_time(op, *pair, grid))
         spectra.append(_spectra(prediction, truth, grid, components))
         if progress is not None:
             progress(int(index[-1]) + 1, n, "")
@@ -154,9 +157,36 @@ def _measure(
             "device": str(op.device),
             "threads": torch.get_num_threads(),
         },
-        {"spectrum": {"k": k, **_mean_spectra(spectra, n)}},
+        {"spectrum": {"k": k, **_mean_spectra(spectra, n)}, **_table_by_time(op, by_time)},
         examples,
     )
+
+
+def _error_by_time(op: Operator, prediction: Any, truth: Any, grid: Grid) -> np.ndarray:
+    """Relative L2 error of each sample at each time, the mean over the fields, (n, times)."""
+    import torch
+
+    parts = []
+    norm = op.task.error("l2", grid=grid, components=op.task.components_at_a_time)
+    times = len(op.task.times)
+    for k in range(times):
+        channels: list[int] = []
+        first = 0
+        for v, c in zip(op.task.outputs, op.task.out_components, strict=True):
+            size = c // max(1, v.times)
+            at = first + (k * size if v.times else 0)
+            channels += range(at, at + size)
+            first += c
+        parts.append(norm.per_sample(prediction[:, channels], truth[:, channels]))
+    return np.asarray(torch.stack(parts, dim=1))
+
+
+def _table_by_time(op: Operator, parts: list[np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    if not parts:
+        return {}
+    errors = np.concatenate(parts)
+    columns = {"mean": errors.mean(0), "median": np.median(errors, 0), "max": errors.max(0)}
+    return {"by_time": {"time": np.asarray(op.task.times), **columns}}
 
 
 def _predict(op: Operator, x: np.ndarray) -> np.ndarray:
@@ -265,7 +295,9 @@ def _arrays(
         return op.task.channels(batch, variables, shape)
 
     y = channels(op.task.outputs, slice(-last, None))
-    return y if only == "outputs" else channels(op.task.inputs, slice(0, 1)), y
+    if only == "outputs":
+        return y, y
+    return channels(op.task.inputs, slice(0, max(1, op.task.history))), y
 
 
 def compare_with_solver(

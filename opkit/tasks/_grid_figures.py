@@ -22,7 +22,13 @@ def grid_figures(
     description: Mapping[str, Any], evaluation: Mapping[str, Any]
 ) -> Sequence[Picture]:
     """Best, median and worst sample, histogram of the errors, spectra; `GridTask.figures`."""
-    from ..plots import percent, plot_error_histogram, plot_sample, plot_spectrum
+    from ..plots import (
+        percent,
+        plot_error_by_time,
+        plot_error_histogram,
+        plot_sample,
+        plot_spectrum,
+    )
 
     samples, task = evaluation["samples"], description["fields"]
     axes = _axes(task, samples["truth"].shape[2:])
@@ -50,6 +56,10 @@ def grid_figures(
         histogram = plot_error_histogram(np.asarray(errors)).figure
         alt = "Histogram of the relative L2 error"
         pictures.append(Picture(histogram, alt, "Error of each sample.", pair=True))
+    if evaluation.get("by_time"):
+        curve = plot_error_by_time(evaluation["by_time"]).figure
+        alt = "Relative L2 error against time"
+        pictures.append(Picture(curve, alt, "Error at each stored time.", pair=True))
     if evaluation.get("spectrum"):
         spectrum = plot_spectrum(evaluation["spectrum"]).figure
         alt = "Energy spectrum of truth, prediction and error"

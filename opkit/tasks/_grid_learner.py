@@ -33,7 +33,12 @@ class GridLearner(Learner):
         self.cut = bool(task.resolutions)
         self._norms = [
             {
-                kind: task.error(kind, grid=task.grid.resized(shape), normalizer=normalizer)
+                kind: task.error(
+                    kind,
+                    grid=task.grid.resized(shape),
+                    normalizer=normalizer,
+                    components=task.model_components,
+                )
                 for kind in {loss, *task.losses}
             }
             for shape in self.shapes

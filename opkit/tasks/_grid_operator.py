@@ -19,7 +19,7 @@ from .normalizer import Normalizer
 if TYPE_CHECKING:
     from models import ModelSpec
 
-    from .grid import GridTask
+    from .grid import GridTask, Variable
 
 __all__ = ["GridOperator", "PhysicalModel"]
 
@@ -177,8 +177,24 @@ class GridOperator(Operator):
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: need an integer >= 1")
         if batch_size is None or len(x) <= batch_size:
+            return self._run(x)
+        return torch.cat([self._run(part) for part in x.split(batch_size)])
+
+    def _run(self, x: Tensor) -> Tensor:
+        """Apply the model, or step through all times with it."""
+        history = self.task.history
+        if not history:
             return self.module(x)  # type: ignore[no-any-return]
-        return torch.cat([self.module(part) for part in x.split(batch_size)])
+        sizes = self.task.model_components
+        states = list(x[:, : history * sum(sizes)].split([history * c for c in sizes], dim=1))
+        static = x[:, history * sum(sizes) :]
+        results: list[list[Tensor]] = [[] for _ in sizes]
+        for _ in self.task.times:
+            new = self.module(torch.cat([*states, static], dim=1)).split(sizes, dim=1)
+            for k, (state, now) in enumerate(zip(states, new, strict=True)):
+                states[k] = torch.cat([state[:, sizes[k] :], now], dim=1)
+                results[k].append(now)
+        return torch.cat([u for field in results for u in field], dim=1)
 
     def _apply_array(self, x: np.ndarray, batch_size: int | None) -> np.ndarray:
         dtype = x.dtype if x.dtype in (np.float32, np.float64) else np.dtype(np.float32)
@@ -195,7 +211,7 @@ class GridOperator(Operator):
         arrays = {k: np.asarray(v) for k, v in inputs.items()}
         fields = [v for v in self.task.inputs if v.kind == "field"]
         single = all(
-            arrays[v.name].ndim == (sum(v.axes) + v.rank if v.kind == "field" else 0)
+            arrays[v.name].ndim == (_lead(v) + sum(v.axes) + v.rank if v.kind == "field" else 0)
             for v in self.task.inputs
         )
         if single:
@@ -206,14 +222,21 @@ class GridOperator(Operator):
             a = arrays[v.name]
             axes = [d for d in range(self.grid.dim) if v.kind == "field" and v.axes[d]]
             rank = v.rank if v.kind == "field" else 0
-            tail = a.shape[1 + len(axes) :]
-            if a.ndim != 1 + len(axes) + rank or tail != (self.grid.dim,) * rank:
+            lead = _lead(v)
+            tail = a.shape[1 + lead + len(axes) :]
+            times = a.shape[1 : 1 + lead]
+            if (
+                a.ndim != 1 + lead + len(axes) + rank
+                or tail != (self.grid.dim,) * rank
+                or times != (v.times,) * lead
+            ):
                 raise ValueError(
                     f"input {v.name!r} has shape {np.shape(inputs[v.name])}, expected "
-                    f"([batch]{''.join(f', n{d + 1}' for d in axes)}"
+                    f"([batch]{f', {v.times} times' * lead}{''.join(f', n{d + 1}' for d in axes)}"
                     f"{', D' * rank}), D={self.grid.dim}"
                 )
-            for d, size in zip(axes, a.shape[1 : 1 + len(axes)], strict=True):
+            sizes = a.shape[1 + lead : 1 + lead + len(axes)]
+            for d, size in zip(axes, sizes, strict=True):
                 if space.setdefault(d, size) != size:
                     raise ValueError(
                         f"input {v.name!r} has {size} points on axis {d + 1}, others {space[d]}"
@@ -228,3 +251,8 @@ class GridOperator(Operator):
         x = np.concatenate([np.broadcast_to(p, (n, *p.shape[1:])) for p in parts], axis=1)
         out = self.task.fields(self._apply_array(x, batch_size))
         return {k: v[0] for k, v in out.items()} if single else out
+
+
+def _lead(v: Variable) -> int:
+    """Axes of time."""
+    return int(v.kind == "field" and v.times > 0)

@@ -62,14 +62,19 @@ class Variable:
         return dim**self.rank * max(1, self.times)
 
 
+#: What is learned of a time-dependent problem.
+TimeMap = Literal["final", "all", "step"]
+
+
 class GridOptions(TaskOptions):
     """Settings of `GridTask`."""
 
-    time: Literal["final", "all"] | None = Field(
+    time: TimeMap | None = Field(
         None,
         description="what a time-dependent problem is learned as: the fields at the last stored "
-        "time, or at all stored times after the first; default final",
+        "time, at all stored times after the first, or at the next one (step); default final",
     )
+    history: int = Field(1, ge=1, description="stored times that a step starts from")
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,9 @@ class GridTask(Task):
     one a component, scalars of the problem one that is constant in space. Of a time-dependent
     problem, inputs that vary in time are taken at the first stored time, and outputs at the last
     one (``time="final"``) or at all others (``time="all"``: channels run through the times, and
-    through the components at each).
+    through the components at each). With ``time="step"`` the model maps the fields at `history`
+    times in a row to those at the next one; pairs from all times train it, and the operator starts
+    from the first times and applies it again and again.
 
     Parameters
     ----------
@@ -96,6 +103,10 @@ class GridTask(Task):
     resolutions : tuple of tuple of int
         Points per axis that each training batch is cut down to one of; empty: as stored. `grid`
         is that of the first.
+    history : int
+        Times that a step starts from; 0 if the model makes no steps.
+    initial : tuple of str
+        Inputs of the dataset that a step does not take: initial values of the outputs.
     """
 
     inputs: tuple[Variable, ...]
@@ -105,6 +116,8 @@ class GridTask(Task):
     walls: tuple[tuple[tuple[float | None, float | None], ...], ...]
     times: tuple[float, ...] = ()
     resolutions: tuple[tuple[int, ...], ...] = ()
+    history: int = 0
+    initial: tuple[str, ...] = ()
 
     name: ClassVar[str] = "grid"
     #: The gradient counts: the MgNO paper's choice for elliptic problems.
@@ -124,25 +137,40 @@ class GridTask(Task):
         cls, dataset: Dataset, options: GridOptions, resolution: Sequence[Any] = ()
     ) -> Self:
         """Task of a dataset; see `from_schema`."""
-        return cls.from_schema(dataset.schema, time=options.time, resolution=resolution)
+        step = options.time == "step"
+        if options.history != 1 and not step:
+            raise UsageError(f"history={options.history}: only with time=step")
+        return cls.from_schema(
+            dataset.schema,
+            time=options.time,
+            resolution=resolution,
+            history=options.history,
+            initial=_initial_values(dataset) if step else (),
+        )
 
     @classmethod
     def from_schema(
         cls,
         schema: DatasetSchema,
         *,
-        time: Literal["final", "all"] | None = None,
+        time: TimeMap | None = None,
         resolution: Sequence[int | Sequence[int]] = (),
+        history: int = 1,
+        initial: Sequence[str] = (),
     ) -> Self:
         """Task of a dataset's schema.
 
         Parameters
         ----------
         schema : DatasetSchema
-        time : {"final", "all"}, optional
+        time : {"final", "all", "step"}, optional
             See `GridOptions`.
         resolution : sequence
             Points per axis, of grids nested in the stored one.
+        history : int
+            With ``time="step"``: times that a step starts from.
+        initial : sequence of str
+            With ``time="step"``: inputs that are initial values, which a step does not take.
 
         Raises
         ------
@@ -175,8 +203,15 @@ class GridTask(Task):
         inputs = tuple(_variable(schema, n) for n in schema.inputs)
         outputs = tuple(_variable(schema, n) for n in schema.outputs)
         times = tuple(schema.time[-1:]) if moving else ()
-        if time == "all":
-            times = tuple(schema.time[1:])
+        first = 0
+        if time == "step":
+            first = history
+            _check_steps(schema, moving, history)
+            states = tuple(replace(v, times=history) for v in outputs)
+            known = {v.name for v in outputs} | set(initial)
+            inputs = (*states, *(v for v in inputs if v.name not in known))
+        if time in ("all", "step"):
+            times = tuple(schema.time[max(1, first) :])
             outputs = tuple(
                 replace(v, times=len(times)) if v.name in moving else v for v in outputs
             )
@@ -194,7 +229,8 @@ class GridTask(Task):
         walls = tuple(_walls(schema, v.name) for v in outputs)
         shapes = _resolutions(schema.grid, resolution)
         grid = schema.grid.resized(shapes[0]) if shapes else schema.grid
-        return cls(inputs, outputs, grid, boundary, walls, times, shapes)
+        used = tuple(initial) if time == "step" else ()
+        return cls(inputs, outputs, grid, boundary, walls, times, shapes, first, used)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON types."""
@@ -206,6 +242,8 @@ class GridTask(Task):
             "walls": [[list(p) for p in w] for w in self.walls],
             "times": list(self.times),
             "resolutions": [list(r) for r in self.resolutions],
+            "history": self.history,
+            "initial": list(self.initial),
         }
 
     @classmethod
@@ -223,6 +261,8 @@ class GridTask(Task):
             tuple(tuple((a, b) for a, b in w) for w in d["walls"]),
             tuple(float(t) for t in d.get("times", ())),
             tuple(tuple(int(n) for n in r) for r in d.get("resolutions", ())),
+            int(d.get("history", 0)),
+            tuple(d.get("initial", ())),
         )
 
     # -- shapes ----------------------------------------------------------------------------
@@ -242,6 +282,28 @@ class GridTask(Task):
         """Channels of each output field."""
         return tuple(v.components(self.grid.dim) for v in self.outputs)
 
+    @property
+    def model_components(self) -> tuple[int, ...]:
+        """Channels of each field that the model gives: of one time if it makes steps."""
+        return tuple(
+            n // max(1, v.times) if self.history else n
+            for v, n in zip(self.outputs, self.out_components, strict=True)
+        )
+
+    @property
+    def components_at_a_time(self) -> tuple[int, ...]:
+        """Channels of each output field at one time."""
+        return tuple(self.grid.dim**v.rank for v in self.outputs)
+
+    @property
+    def model_channels(self) -> int:
+        """Channels of the model's output."""
+        return sum(self.model_components)
+
+    def items_per_sample(self) -> int:
+        """Training items of one sample: pairs of times if the model makes steps."""
+        return len(self.times) if self.history else 1
+
     def spec(self) -> ModelSpec:
         """Tell a model factory about the data.
 
@@ -252,7 +314,7 @@ class GridTask(Task):
 
         shared = all(_wall_value(w) is not None for w in self.walls)
         value = 0.0 if shared else None  # `fit_normalizer` has subtracted it
-        return ModelSpec(self.in_channels, self.out_channels, self.grid, self.boundary, value)
+        return ModelSpec(self.in_channels, self.model_channels, self.grid, self.boundary, value)
 
     def channels(
         self, values: Mapping[str, np.ndarray], variables: Sequence[Variable], space: Sequence[int]
@@ -295,7 +357,7 @@ class GridTask(Task):
 
     def read_inputs(self, split: Split, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Read inputs alone, (n, channel, *space)."""
-        return self._read(split, indices, self.inputs, slice(0, 1))
+        return self._read(split, indices, self.inputs, slice(0, max(1, self.history)))
 
     def read_outputs(self, split: Split, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Read outputs alone, (n, channel, *space)."""
@@ -315,10 +377,35 @@ class GridTask(Task):
             values.update(split.read(indices, [v.name for v in variables if v.name not in moving]))
         if moving:
             found = split.read(indices, moving, window=window)
-            times = len(range(len(schema.time))[window])
-            for name, a in found.items():
-                values[name] = a if times > 1 else a[:, 0]
+            for v in variables:
+                if v.name in moving:
+                    values[v.name] = found[v.name] if v.times else found[v.name][:, 0]
         return self.channels(values, variables, schema.grid.shape)
+
+    def read_items(self, split: Split, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Read training items, inputs and outputs of the model, each (n, channel, *space).
+
+        Item ``i`` is sample ``i``; if the model makes steps, step ``i % k`` of sample ``i // k``
+        with ``k = items_per_sample()``.
+        """
+        if not self.history:
+            return self.read(split, items)
+        samples, rows = np.unique(items // self.items_per_sample(), return_inverse=True)
+        steps = items % self.items_per_sample()
+        shape = split.schema.grid.shape
+        names = [v.name for v in self.outputs]
+        fields = split.read(samples, names)
+        x: dict[str, np.ndarray] = {}
+        y: dict[str, np.ndarray] = {}
+        for name in names:
+            window = steps[:, None] + np.arange(self.history + 1)
+            a = fields[name][rows[:, None], window]
+            x[name], y[name] = a[:, :-1], a[:, -1]
+        static = [v for v in self.inputs if v.name not in names]
+        if static:
+            x |= {k: a[rows] for k, a in split.read(samples, [v.name for v in static]).items()}
+        targets = [replace(v, times=0) for v in self.outputs]
+        return self.channels(x, self.inputs, shape), self.channels(y, targets, shape)
 
     def fields(self, outputs: np.ndarray) -> dict[str, np.ndarray]:
         """Split (batch, channel, *space) into the fields of a dataset, components last.
@@ -350,19 +437,21 @@ class GridTask(Task):
             A sample with values that are not finite, or an output that is zero everywhere, of
             which no relative error exists.
         """
-        n = len(split) if limit is None else min(limit, len(split))
+        k = self.items_per_sample()
+        n = k * (len(split) if limit is None else min(limit, len(split)))
         step = max(1, min(64, 2**23 // max(1, math.prod(split.schema.grid.shape))))
         x_moments, y_moments = ChannelMoments(), ChannelMoments()
         for start in range(0, n, step):
-            x, y = self.read(split, np.arange(start, min(n, start + step)))
-            self.check_samples(split, start, x, y)
+            items = np.arange(start, min(n, start + step))
+            x, y = self.read_items(split, items)
+            self.check_samples(split, items // k, x, y)
             x_moments.add(x)
             y_moments.add(y)
         x_scale = Normalizer.usable_scale(x_moments.std, x_moments.largest)
         shift = np.empty(0)
         scale = np.empty(0)
         first = 0
-        for walls, k in zip(self.walls, self.out_components, strict=True):
+        for walls, k in zip(self.walls, self.model_components, strict=True):
             part = slice(first, first + k)
             first += k
             value = _wall_value(walls)
@@ -380,25 +469,32 @@ class GridTask(Task):
             tuple(scale.tolist()),
         )
 
-    def check_samples(self, split: Split, start: int, x: np.ndarray, y: np.ndarray) -> None:
-        """Raise if samples `start`, ... of `split` cannot be learned from or judged by."""
+    def check_samples(
+        self, split: Split, samples: np.ndarray, x: np.ndarray, y: np.ndarray
+    ) -> None:
+        """Raise if some samples of `split` cannot be learned from or judged by."""
         for what, a in (("inputs", x), ("outputs", y)):
             bad = ~np.isfinite(a).reshape(len(a), -1).all(axis=1)
             if bad.any():
-                i = int(split.ids[start + int(np.argmax(bad))])
+                i = int(split.ids[samples[np.argmax(bad)]])
                 raise UsageError(f"sample {i}: {what} are not finite; see opkit data check")
         first = 0
-        for v, k in zip(self.outputs, self.out_components, strict=True):
+        for v, k in zip(self.outputs, self.model_components, strict=True):
             zero = ~y[:, first : first + k].reshape(len(y), -1).any(axis=1)
             first += k
             if zero.any():
-                i = int(split.ids[start + int(np.argmax(zero))])
+                i = int(split.ids[samples[np.argmax(zero)]])
                 raise UsageError(
                     f"sample {i}: output {v.name!r} is zero everywhere, so it has no relative error"
                 )
 
     def error(
-        self, kind: str, *, grid: Grid | None = None, normalizer: Normalizer | None = None
+        self,
+        kind: str,
+        *,
+        grid: Grid | None = None,
+        normalizer: Normalizer | None = None,
+        components: Sequence[int] | None = None,
     ) -> RelativeError:
         """Relative error in physical units, as a loss or a metric.
 
@@ -409,17 +505,19 @@ class GridTask(Task):
             Another resolution.
         normalizer : Normalizer, optional
             Tells typical sizes of the outputs, for float32.
+        components : sequence of int, optional
+            Channels of each field, if they are not the operator's `out_components`.
         """
         from opkit.losses import RelativeError
 
         scales = None
         if normalizer is not None:
-            first = np.cumsum((0, *self.out_components[:-1]))
+            first = np.cumsum((0, *self.model_components[:-1]))
             scales = [normalizer.output_scale[i] for i in first]
         return RelativeError(
             grid or self.grid,
             kind=kind,  # type: ignore[arg-type]
-            components=self.out_components,
+            components=components or self.out_components,
             dirichlet=self.walls,
             scales=scales,
         )
@@ -429,9 +527,14 @@ class GridTask(Task):
 
         The number of points may differ; names, components, axes, layout and domain may not.
         """
-        time: Literal["all"] | None = "all" if any(v.times for v in self.outputs) else None
+        time: TimeMap | None = "all" if any(v.times for v in self.outputs) else None
         try:
-            other = GridTask.from_schema(schema, time=time)
+            other = GridTask.from_schema(
+                schema,
+                time="step" if self.history else time,
+                history=max(1, self.history),
+                initial=self.initial,
+            )
         except UsageError as e:
             return str(e)
         if self.times != other.times and not inputs_only:
@@ -470,7 +573,7 @@ class GridTask(Task):
                 model.eval()
                 y = model(torch.zeros(1, self.in_channels, *shape))
                 model.train(was_training)
-            expected = (1, self.out_channels, *shape)
+            expected = (1, self.model_channels, *shape)
             if tuple(y.shape) != expected:
                 raise UsageError(
                     f"model: returns shape {tuple(y.shape)} for this dataset, expected {expected}"
@@ -479,7 +582,7 @@ class GridTask(Task):
     def load_normalizer(self, d: Mapping[str, Any]) -> Normalizer:
         """Inverse of `Normalizer.as_dict`, checked for its channels."""
         normalizer = Normalizer.from_dict(d)
-        for what, n in (("input", self.in_channels), ("output", self.out_channels)):
+        for what, n in (("input", self.in_channels), ("output", self.model_channels)):
             if len(getattr(normalizer, f"{what}_scale")) != n:
                 raise ValueError(f"need {n} {what} channels")
         return normalizer
@@ -504,8 +607,8 @@ class GridTask(Task):
         """`GridOperator`."""
         from ._grid_operator import GridOperator, PhysicalModel
 
-        module = PhysicalModel(model, normalizer, self.grid.dim)
-        return GridOperator(module, self, description, path=path)
+        step = PhysicalModel(model, normalizer, self.grid.dim)
+        return GridOperator(step, self, description, path=path)
 
     def evaluate(
         self,
@@ -541,6 +644,40 @@ class GridTask(Task):
         from opkit.report import comparison_html
 
         return comparison_html(evaluation["metrics"])
+
+
+def _check_steps(schema: DatasetSchema, moving: Sequence[str], history: int) -> None:
+    """Raise unless the same map leads from each time to the next."""
+    fixed = [n for n in schema.outputs if n not in moving]
+    if fixed:
+        raise UsageError(f"time='step': output {fixed[0]!r} does not depend on time")
+    steps = np.diff(schema.time)
+    if len(steps) < history:
+        raise UsageError(f"history={history}: the data has {len(schema.time)} times")
+    if not np.allclose(steps, steps[0], rtol=1e-6, atol=0.0):
+        raise UsageError(
+            f"time='step': the stored times are not equally spaced ({steps.min():g} to "
+            f"{steps.max():g} apart), so there is no one step to learn"
+        )
+    if later := [n for n in schema.inputs if _moves(schema, n) and n not in moving]:
+        raise UsageError(f"time='step': input {later[0]!r} changes in time; only outputs may")
+
+
+def _initial_values(dataset: Dataset) -> tuple[str, ...]:
+    """Find inputs that are outputs at the first stored time, on the first sample."""
+    schema, split = dataset.schema, dataset["train"]
+    outputs = [n for n in schema.outputs if _moves(schema, n)]
+    kept = {f.name for f in schema.fields}
+    inputs = [n for n in schema.inputs if n in kept and not _moves(schema, n)]
+    if not inputs or not outputs:
+        return ()
+    start = split.read([0], outputs, window=slice(0, 1))
+    given = split.read([0], inputs)
+    return tuple(
+        name
+        for name, a in given.items()
+        if any(a.shape == u[:, 0].shape and np.array_equal(a, u[:, 0]) for u in start.values())
+    )
 
 
 def _moves(schema: DatasetSchema, name: str) -> bool:

@@ -280,3 +280,57 @@ def test_training_at_two_resolutions_cuts_the_stored_grid_down(heat: Dataset) ->
         GridTask.from_schema(heat.schema, resolution=[grid.shape[0] - 3])
     with pytest.raises(UsageError, match="given twice"):
         GridTask.from_schema(heat.schema, resolution=[coarse, coarse])
+
+
+def test_steps_pair_all_times_and_roll_out(heat: Dataset) -> None:
+    import torch
+
+    from opkit.tasks._grid_operator import GridOperator
+    from opkit.tasks.grid import GridOptions
+
+    split, schema_ = heat["train"], heat.schema
+    n_times = len(schema_.time)
+    task = GridTask.from_dataset(heat, GridOptions(time="step", history=2))
+    # u0 is the first stored state; the coefficient and the source are inputs of each step
+    assert task.initial == ("u0",) and [v.name for v in task.inputs] == ["u", "a", "f"]
+    assert task.items_per_sample() == n_times - 2 and task.model_channels == 1
+    assert GridTask.from_dict(json.loads(json.dumps(task.as_dict()))) == task
+    stored = split.read([0, 2], ["u", "a", "f"])
+    k = task.items_per_sample()
+    x, y = task.read_items(split, np.array([2 * k + 3, 0, 2 * k]))
+    for row, (sample, step) in enumerate([(1, 3), (0, 0), (1, 0)]):
+        np.testing.assert_array_equal(x[row, :2], stored["u"][sample, step : step + 2])
+        np.testing.assert_array_equal(x[row, 2], stored["a"][sample])
+        np.testing.assert_array_equal(y[row, 0], stored["u"][sample, step + 2])
+    data = task.data(split, dtype=torch.float64)
+    assert len(data) == k * len(split)
+    for cached in (True, False):
+        data.cached = cached
+        got = data[[2 * k + 3, -1]]
+        np.testing.assert_array_equal(got[0][0], x[0])
+        assert got[2].tolist() == [1.0, 0.0]
+
+    class Line(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.one * (2 * x[:, 1:2] - x[:, :1])  # goes on along a line
+
+    plain = Normalizer((0.0,) * 4, (1.0,) * 4, (0.0,), (1.0,))
+    op = task.operator(Line(), plain, {"model": "line", "options": {}}, None)
+    assert isinstance(op, GridOperator)
+    inputs, truth = task.read(split, [0, 2])
+    out = op(inputs.astype(np.float64))
+    assert out.shape == truth.shape == (2, n_times - 2, *schema_.grid.shape)
+    a, b = stored["u"][:, 0].astype(float), stored["u"][:, 1].astype(float)
+    for j in range(n_times - 2):
+        np.testing.assert_allclose(out[:, j], b + (j + 1) * (b - a), rtol=1e-9, atol=1e-9)
+    named = op({"u": stored["u"][:, :2], "a": stored["a"], "f": stored["f"]})["u"]
+    np.testing.assert_allclose(named, out, rtol=1e-6, atol=1e-6)
+    uneven = (*schema_.time[:-1], schema_.time[-1] + 1.0)
+    with pytest.raises(UsageError, match="not equally spaced"):
+        GridTask.from_schema(replace(schema_, time=uneven), time="step")
+    with pytest.raises(UsageError, match=r"history=3: only with time=step"):
+        GridTask.from_dataset(heat, GridOptions(history=3))

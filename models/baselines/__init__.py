@@ -1,0 +1,23 @@
+"""Baselines on grids: plain networks, and neuraloperator's models repaired where 2.0.0 is wrong."""
+
+from __future__ import annotations
+
+from .fno import GridFNO, build_fno
+from .resnet import DilatedResNet, ResNet, build_dilresnet, build_resnet
+from .spectral import spectral_conv
+from .unet import UNet, build_unet
+from .vit import ViT, build_vit
+
+__all__ = [
+    "DilatedResNet",
+    "GridFNO",
+    "ResNet",
+    "UNet",
+    "ViT",
+    "build_dilresnet",
+    "build_fno",
+    "build_resnet",
+    "build_unet",
+    "build_vit",
+    "spectral_conv",
+]
