@@ -139,21 +139,30 @@ def generate(
         typer.echo(lines(result))
     name = result.path.name
     tell(f"next: opkit data info {shown(result.path)}")
-    if _has_model(result.path):
-        tell(f"      opkit fit {shown(result.path)} -m mgno -o {shown(f'runs/{name}-mgno')}")
+    if model := _first_model(result.path):
+        tell(f"      opkit fit {shown(result.path)} -m {model} -o {shown(f'runs/{name}-{model}')}")
 
 
-def _has_model(path: Path) -> bool:
-    """Whether `opkit fit` can learn from these data."""
+#: Models to try first, one for each task.
+SUGGESTED = ("mgno", "deeponet", "mixer", "lpn")
+
+
+def _first_model(path: Path) -> str | None:
+    """Find a model whose task learns from these data."""
+    from models import list_models
     from opkit.errors import UsageError
-    from opkit.tasks.grid import GridTask
+    from opkit.tasks import get_task
     from pde_data.hdf5 import open_dataset
 
-    try:
-        GridTask.from_schema(open_dataset(path).schema)
-    except UsageError:
-        return False
-    return True
+    dataset, models = open_dataset(path), list_models()
+    for model in (m for m in SUGGESTED if m in models):
+        task = get_task(models[model].task)
+        try:
+            task.from_dataset(dataset, task.Options())
+        except UsageError:
+            continue
+        return model
+    return None
 
 
 def _only_rank_0_speaks() -> None:

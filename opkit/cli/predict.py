@@ -22,6 +22,14 @@ def predict(
     split: Annotated[
         Text, option("--split", metavar="NAME", help="Which samples (default test).")
     ] = None,
+    points: Annotated[
+        Text,
+        option(
+            "--points",
+            metavar="FILE",
+            help="Query points (.csv, .npy, .h5), for models that answer anywhere.",
+        ),
+    ] = None,
     batch_size: Annotated[
         Text, option("--batch-size", metavar="N", help="Samples at once (default 16).")
     ] = None,
@@ -43,6 +51,7 @@ def predict(
         "data": data,
         "out": out,
         "split": split,
+        "points": points,
         "batch_size": number(batch_size),
         "overwrite": overwrite or None,
         "device": device,
