@@ -247,13 +247,9 @@ class _Potential(nn.Module):
         """
         x = torch.randn(8, *self.linear.shape, dtype=self.linear.dtype)
         v = torch.randn_like(x).sign()
-
-        def gradient(x: Tensor) -> Tensor:
-            return self(x, value=False, gradient=True)[1]
-
+        rise = _hessian_product(lambda x: self(x, value=False, gradient=True)[1], x, v)
+        mean = float((v * rise).mean())
         with torch.no_grad():
-            rise: Tensor = torch.func.jvp(gradient, (x,), (v,))[1]
-            mean = float((v * rise).mean())
             self.head.set_matrix(self.head.matrix() * (target / mean))
 
 
@@ -814,12 +810,16 @@ def _lbfgs_step(slope: Tensor, memory: list[tuple[Tensor, Tensor, Tensor]]) -> T
     return q
 
 
+def _hessian_product(gradient: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> Tensor:
+    """``J v``, J the Jacobian of a gradient: symmetric, so that reverse mode gives it."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        (product,) = torch.autograd.grad((gradient(x) * v).sum(), x)
+    return product
+
+
 def _newton_step(net: LPN, y: Tensor, slope: Tensor) -> Tensor:
     """Solve ``J p = -slope`` by conjugate gradients, J the symmetric Jacobian of f at y."""
-
-    def product(v: Tensor) -> Tensor:
-        return torch.func.jvp(net.forward, (y,), (v,))[1]
-
     p = torch.zeros_like(slope)
     r = -slope
     d = r
@@ -831,7 +831,7 @@ def _newton_step(net: LPN, y: Tensor, slope: Tensor) -> Tensor:
         on = rr.sqrt() > goal
         if not bool(on.any()):
             break
-        jd = product(d)
+        jd = _hessian_product(net.forward, y, d)
         curvature = _dot(d, jd)
         on = on & (curvature > 0)
         a = torch.where(on, rr / torch.where(on, curvature, 1.0), 0.0)

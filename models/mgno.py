@@ -134,6 +134,38 @@ def _make_axes(boundary: BoundaryLike, layout: str | Sequence[str], dim: int) ->
     return tuple(axes)
 
 
+# -- memory ----------------------------------------------------------------------------------
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    """Whether channels are innermost in memory, one channel included."""
+    step = 1
+    for d in (1, *range(x.ndim - 1, 1, -1), 0):
+        if x.stride(d) != step and (x.shape[d] > 1 or d == 1):
+            return False
+        step *= x.shape[d]
+    return True
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """Put channels innermost in memory, where convolutions are fastest; 1-D fields as they are."""
+    if x.ndim == 3 or _is_channels_last(x):
+        return x
+    return x.movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
+
+
+def _weight(*shape: int, fan_in: int) -> nn.Parameter:
+    """Weight of a convolution, drawn as torch does, kept with channels last."""
+    return nn.Parameter(_channels_last(_kaiming(torch.empty(*shape), fan_in)))
+
+
+def _pointwise(x: Tensor, weight: Tensor) -> Tensor:
+    """1x1 convolution; a matrix product where the channels are innermost."""
+    if x.ndim == 3:
+        return F.conv1d(x, weight)
+    return F.linear(x.movedim(1, -1), weight.flatten(1)).movedim(-1, 1)
+
+
 # -- padding ---------------------------------------------------------------------------------
 
 # per axis: left and right width, and (ghost, source, sign) by padded index; sign 0 is a wall
@@ -164,7 +196,10 @@ class _GhostPad(torch.autograd.Function):
         for d, (left, right, _) in enumerate(plan):
             inner.append(slice(left, left + size[d + 2]))
             size[d + 2] += left + right
-        out = x.new_empty(size)
+        if x.stride(1) == 1 and x.ndim > 3:  # channels innermost
+            out = x.new_empty([size[0], *size[2:], size[1]]).movedim(-1, 1)
+        else:
+            out = x.new_empty(size)
         out[tuple(inner)] = x
         for d, (_, _, ghosts) in enumerate(plan):
             # axes still to come have no ghosts yet
@@ -195,14 +230,7 @@ class _GhostFold(torch.autograd.Function):
 
     @staticmethod
     def forward(y: Tensor, plan: _Plan) -> Tensor:
-        y = y.clone(memory_format=torch.preserve_format)
-        for d in reversed(range(len(plan))):
-            left, right, ghosts = plan[d]
-            for ghost, source, sign in ghosts:
-                if sign:
-                    y.select(d + 2, source).add_(y.select(d + 2, ghost), alpha=sign)
-            y = y.narrow(d + 2, left, y.shape[d + 2] - left - right)
-        return y
+        return _fold(y, plan, 2)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
@@ -215,6 +243,21 @@ class _GhostFold(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, y: Tensor, _: None) -> Tensor:
         return _GhostFold.apply(y, ctx.plan)
+
+
+def _fold(y: Tensor, plan: _Plan, dim: int) -> Tensor:
+    """Fold the ghosts of `plan`, of dimensions `dim`, ... of `y`, into a new tensor."""
+    if not plan:
+        if y.stride(1) == 1 and y.ndim > 3:
+            return y.movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
+        return y.clone(memory_format=torch.contiguous_format)
+    left, right, ghosts = plan[0]
+    out = _fold(y.narrow(dim, left, y.shape[dim] - left - right), plan[1:], dim + 1)
+    for ghost, source, sign in ghosts:
+        if sign:
+            slab = _fold(y.narrow(dim, ghost, 1), plan[1:], dim + 1)
+            out.narrow(dim, source - left, 1).add_(slab, alpha=sign)
+    return out
 
 
 def _pad(x: Tensor, axes: tuple[_Axis, ...], widths: Widths) -> Tensor:
@@ -326,10 +369,31 @@ def _prolongation_plan(
 # -- convolutions ----------------------------------------------------------------------------
 
 
-def _kaiming(weight: Tensor, fan_in: int) -> None:
+def _kaiming(weight: Tensor, fan_in: int) -> Tensor:
     """Torch's default initialization of a bias-free convolution."""
     bound = 1.0 / math.sqrt(fan_in)
-    nn.init.uniform_(weight, -bound, bound)
+    return nn.init.uniform_(weight, -bound, bound)
+
+
+class _Ghosted:
+    """A field whose continuation is made once for all convolutions that read it."""
+
+    def __init__(self, field: Tensor, axes: tuple[_Axis, ...]) -> None:
+        self.field, self.axes = field, axes
+        self._made: dict[Widths, Tensor] = {}
+
+    def padded(self, widths: Widths, stride: int) -> tuple[Tensor, tuple[int, ...]]:
+        """Field with at least the ghosts of `widths`, and zeros to be added by the convolution."""
+        explicit, zeros = _pad_plan(self.axes, widths)
+        for made, x in self._made.items():
+            # ghosts beyond the last stride do not count
+            if all(
+                a == c and b <= d < b + stride
+                for (a, b), (c, d) in zip(explicit, made, strict=True)
+            ):
+                return x, zeros
+        x = self._made[explicit] = _pad(self.field, self.axes, explicit)
+        return x, zeros
 
 
 class _Stencil(nn.Module):
@@ -346,17 +410,19 @@ class _Stencil(nn.Module):
         super().__init__()
         self.axes = axes
         self.stride = stride
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *kernel))
-        _kaiming(self.weight, in_channels * math.prod(kernel))
+        fan_in = in_channels * math.prod(kernel)
+        self.weight = _weight(out_channels, in_channels, *kernel, fan_in=fan_in)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | _Ghosted, *, sign: int = 1) -> Tensor:
+        """Convolve; ``sign=-1`` with the weight's negative."""
+        x = x if isinstance(x, _Ghosted) else _Ghosted(x, self.axes)
         if self.stride == 1:
             widths = tuple((k // 2, k // 2) for k in self.weight.shape[2:])
         else:
-            widths = _restriction_widths(self.axes, tuple(x.shape[2:]))
-        explicit, zeros = _pad_plan(self.axes, widths)
-        x = _pad(x, self.axes, explicit)
-        return _CONV[len(self.axes)](x, self.weight, stride=self.stride, padding=zeros)
+            widths = _restriction_widths(self.axes, tuple(x.field.shape[2:]))
+        padded, zeros = x.padded(widths, self.stride)
+        weight = self.weight if sign == 1 else -self.weight
+        return _CONV[len(self.axes)](padded, weight, stride=self.stride, padding=zeros)
 
 
 class BoundaryTransposedConv(nn.Module):
@@ -394,10 +460,10 @@ class BoundaryTransposedConv(nn.Module):
         super().__init__()
         self.axes = _make_axes(boundary, layout, dim)
         kernel = [a.taps[1] - a.taps[0] + 1 for a in self.axes]
-        self.weight = nn.Parameter(torch.empty(in_channels, out_channels, *kernel))
-        _kaiming(self.weight, out_channels * math.prod(kernel))
+        fan_in = out_channels * math.prod(kernel)  # as torch counts it
+        self.weight = _weight(in_channels, out_channels, *kernel, fan_in=fan_in)
 
-    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+    def forward(self, x: Tensor, size: Sequence[int], plus: Tensor | None = None) -> Tensor:
         """Interpolate.
 
         Parameters
@@ -405,6 +471,8 @@ class BoundaryTransposedConv(nn.Module):
         x : Tensor, shape (batch, in_channels, *m)
         size : sequence of int
             Fine sizes `n`, which coarsen to `m`.
+        plus : Tensor, shape (batch, out_channels, *n), optional
+            To be added.
 
         Returns
         -------
@@ -423,10 +491,12 @@ class BoundaryTransposedConv(nn.Module):
         widths, padding, cuts = _prolongation_plan(self.axes, coarse, fine)
         x = _pad(x, self.axes, widths)
         x = _CONV_T[len(self.axes)](x, self.weight, stride=2, padding=padding)
+        if not any(map(any, cuts)):
+            return x if plus is None else x.add_(plus)
         for d, (left, right) in enumerate(cuts):
             if left or right:
                 x = x.narrow(d + 2, left, x.shape[d + 2] - left - right)
-        return x
+        return x if plus is None else x + plus
 
 
 # -- the V-cycle -----------------------------------------------------------------------------
@@ -693,30 +763,36 @@ class MultigridOperator(nn.Module):
                     f"dim={len(self.axes)}"
                 )
             _level_shapes(self.axes, tuple(f.shape[2:]), self.levels, self.uneven)
-        return self._cycle(f, None, 0)
+        return self._cycle(_channels_last(f), None, 0)
 
     def _cycle(self, f: Tensor, u: Tensor | None, i: int) -> Tensor:
         level: Any = self.level[i]
         pre, post = self.smoothing[i]
         used = 0
+        rhs = _Ghosted(f, self.axes)
+        now = None if u is None else _Ghosted(u, self.axes)
 
-        def defect(u: Tensor) -> Tensor:
+        # nobody else keeps what a convolution returns, so that sums are made in place
+        def defect(u: _Ghosted) -> Tensor:
             nonlocal used
             A = level.A[0 if self.shared_stencil else used]
             used += 1
-            return f - A(u)
+            return A(u, sign=-1).add_(f)
+
+        def smooth(S: _Stencil, u: _Ghosted | None) -> _Ghosted:
+            return _Ghosted(S(rhs) if u is None else S(defect(u)).add_(u.field), self.axes)
 
         for S in level.S[:pre]:
-            u = S(f) if u is None else u + S(defect(u))
+            now = smooth(S, now)
         if level.P is not None:
-            rhs = f if self.coarse == "restrict" or u is None else defect(u)
-            start = None if u is None or level.Pi is None else level.Pi(u)
-            correction = level.P(self._cycle(level.R(rhs), start, i + 1), f.shape[2:])
-            u = correction if u is None else u + correction
+            down = rhs if self.coarse == "restrict" or now is None else defect(now)
+            start = None if now is None or level.Pi is None else level.Pi(now)
+            correction = self._cycle(level.R(down), start, i + 1)
+            now = _Ghosted(level.P(correction, f.shape[2:], None if now is None else now.field), self.axes)
         for S in level.S[pre : pre + post]:
-            u = S(f) if u is None else u + S(defect(u))
-        assert u is not None  # the coarsest level smooths
-        return u
+            now = smooth(S, now)
+        assert now is not None  # the coarsest level smooths
+        return now.field
 
     # -- weights by hand -----------------------------------------------------------------------
 
@@ -1124,17 +1200,18 @@ class MgNO(nn.Module):
         """
         if not torch.compiler.is_compiling():
             self._check(x)
-        u = x if self.n_free else self._interior(x)
+        u = _channels_last(x if self.n_free else self._interior(x))
         for k, cycle in enumerate(self.cycles):
             w = cycle(u)
             if self.pointwise:
-                w = w + self.pointwise[k](u)
+                w = w.add_(_pointwise(u, self.pointwise[k].weight))
             if k + 1 == self.n_free:
-                w = self._interior(w)
+                w = _channels_last(self._interior(w))
             if self.biases:
-                w = w + self.biases[k](w.shape[2:])
+                w = w.add_(_channels_last(self.biases[k](w.shape[2:])))
             u = self.activation(w)
-        u = self.head(u)
+        cycle = isinstance(self.head, MultigridOperator)
+        u = self.head(u) if cycle else _pointwise(u, self.head.weight)
         if self.n_free > len(self.cycles):
             u = self._interior(u)
         if self.residual:

@@ -4,7 +4,8 @@ Rewritten from the recursion of github.com/xlliu2017/MgNO at commit 3a68a90 (MIT
 (c) 2024 Xinliang Liu). Known differences to the paper, kept here on purpose: R acts on f and not
 on the residual, u is restricted too, transposed convolutions pad with zeros whatever the
 boundary, R and P are half a cell apart, LayerNorms have weights per pixel, and the Helmholtz
-model carries finest stencils A that it never uses.
+model carries finest stencils A that it never uses. The results are theirs to rounding; the work
+is done with channels innermost in memory and sums in place.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from solvers.names import check_name
+
+from .mgno import _channels_last, _pointwise
 
 __all__ = ["OfficialCycle", "OfficialMgNO", "official_model"]
 
@@ -110,10 +114,11 @@ class OfficialCycle(nn.Module):
             )
             if s.level_norm:
                 self.norms.append(nn.LayerNorm([u, s.size // 2**i, s.size // 2**i]))
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, f: Tensor) -> Tensor:
         """Apply the cycle to `f`, shape (batch, n_f, size, size)."""
-        return self._solve(f, None, 0)
+        return self._solve(_channels_last(f), None, 0)
 
     def _solve(self, f: Tensor, u: Tensor | None, i: int) -> Tensor:
         pre, _ = self.smoothing[i]
@@ -121,16 +126,26 @@ class OfficialCycle(nn.Module):
         A: Any = self.A[i]
         offset = len(S) - len(A)  # the first step of the finest level may have no A
         for k in range(pre):
-            u = S[k](f) if u is None else u + S[k](f - A[k - offset](u))
+            u = S[k](f) if u is None else _step(f, u, A[k - offset], S[k])
         assert u is not None  # every experiment smooths before
         if i == len(self.smoothing) - 1:
             return u
-        u = u + self.P[i](self._solve(self.R[i](f), self.Pi[i](u), i + 1))
+        u = self.P[i](self._solve(self.R[i](f), self.Pi[i](u), i + 1)).add_(u)
         if self.norms:
             u = self.norms[i](u)
         for k in range(pre, len(S)):
-            u = u + S[k](f - A[k - offset](u))
+            u = _step(f, u, A[k - offset], S[k])
         return u
+
+
+def _step(f: Tensor, u: Tensor, A: nn.Conv2d, S: nn.Conv2d) -> Tensor:
+    """Smooth once; nobody else keeps what a convolution returns, so sums are made in place."""
+    minus = None if A.bias is None else -A.bias
+    if A.padding_mode == "zeros":
+        defect = F.conv2d(u, -A.weight, minus, padding=1)
+    else:
+        defect = F.conv2d(F.pad(u, (1,) * 4, mode=A.padding_mode), -A.weight, minus)
+    return S(defect.add_(f)).add_(u)
 
 
 class OfficialMgNO(nn.Module):
@@ -168,15 +183,16 @@ class OfficialMgNO(nn.Module):
                 f"x has shape {tuple(x.shape)}, expected (batch, {', '.join(map(str, expected))}): "
                 "the authors' model works on one size"
             )
-        u = x
+        u = _channels_last(x)
         for k, cycle in enumerate(self.cycles):
             w = cycle(u)
             if self.pointwise:
-                w = w + self.pointwise[k](u)
+                conv: Any = self.pointwise[k]
+                w = w.add_(_pointwise(u, conv.weight)).add_(conv.bias[:, None, None])
             if self.norms:
                 w = self.norms[k](w)
-            u = torch.nn.functional.gelu(w)
-        u = self.head(u)
+            u = F.gelu(w)
+        u = self.head(u) if s.multigrid_head else _pointwise(u, self.head.weight)
         return u + x if s.residual else u
 
 

@@ -298,3 +298,48 @@ register_model(
         {"loss": "l2"},
     )
 )
+register_model(
+    ModelEntry(
+        "deeponet",
+        "DeepONet: branch and trunk, answers at any points",
+        "points",
+        "models.deeponet:build_deeponet",
+        "Lu et al., Nature Machine Intelligence 3 (2021) 218-229, arXiv:1910.03193",
+    )
+)
+register_model(
+    ModelEntry(
+        "mionet",
+        "MIONet: DeepONet of several input functions",
+        "points",
+        "models.deeponet:build_mionet",
+        "Jin, Meng, Lu, arXiv:2202.06137",
+    )
+)
+register_model(
+    ModelEntry(
+        "modified_deeponet",
+        "Modified DeepONet: layers mixed with encodings of function and point",
+        "points",
+        "models.deeponet:build_modified_deeponet",
+        "Wang, Wang, Perdikaris, arXiv:2110.01654",
+    )
+)
+register_model(
+    ModelEntry(
+        "pod_deeponet",
+        "POD-DeepONet: the trunk is the modes of the training outputs",
+        "points",
+        "models.deeponet:build_pod_deeponet",
+        "Lu et al., CMAME 393 (2022) 114778, arXiv:2111.05512",
+    )
+)
+register_model(
+    ModelEntry(
+        "fnn",
+        "FNN: one fully connected net on sensors and point, a baseline",
+        "points",
+        "models.deeponet:build_fnn",
+        "Lu et al., Nature Machine Intelligence 3 (2021) 218-229",
+    )
+)

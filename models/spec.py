@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from solvers.grids import Grid
 
-__all__ = ["DenoisingSpec", "ModelSpec"]
+__all__ = ["DenoisingSpec", "FunctionSpec", "ModelSpec", "PointsSpec", "TrajectorySpec"]
 
 
 @dataclass(frozen=True)
@@ -49,3 +50,74 @@ class DenoisingSpec:
 
     shape: tuple[int, ...]
     periodic: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True)
+class FunctionSpec:
+    """One input function of a `PointsSpec`.
+
+    Parameters
+    ----------
+    name : str
+    channels : int
+        Values a sensor.
+    shape : tuple of int
+        Sensors per axis, ``(m,)`` where they are scattered; ``()`` for numbers.
+    """
+
+    name: str
+    channels: int
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Numbers that a branch sees."""
+        return self.channels * math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class PointsSpec:
+    """Functions at sensors in, functions at any points out, in the units of the model.
+
+    Parameters
+    ----------
+    functions : tuple of FunctionSpec
+        The model gets a tensor ``(batch, channels * sensors)`` each; one alone is no tuple.
+    trunk_in : int
+        Coordinates of a point.
+    out_channels : int
+    bounds : tuple of (float, float)
+        Of each coordinate.
+    periodic : tuple of bool
+        By coordinate.
+    fixed : tuple of (bool, bool)
+        By coordinate, lower and upper side: whether all outputs are 0 there.
+    n_points : int
+        Points that all samples share, 0 if they have points of their own.
+    """
+
+    functions: tuple[FunctionSpec, ...]
+    trunk_in: int
+    out_channels: int
+    bounds: tuple[tuple[float, float], ...]
+    periodic: tuple[bool, ...]
+    fixed: tuple[tuple[bool, bool], ...]
+    n_points: int = 0
+
+
+@dataclass(frozen=True)
+class TrajectorySpec:
+    """Trajectories of one or more dynamical systems.
+
+    Parameters
+    ----------
+    n_states : int
+    n_environments : int
+        Systems or parameter sets that are told apart.
+    n_families : int or None
+        Families that the data sorts them into; None if it does not.
+    """
+
+    n_states: int
+    n_environments: int
+    n_families: int | None = None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pde_data.hdf5 import open_dataset
 
-    from ._functions import evaluate, fit, generate, predict, repair, verify
+    from ._functions import evaluate, fit, generate, invert, predict, repair, verify
     from .operator import load
     from .report import report
 
@@ -24,6 +24,7 @@ __all__ = [
     "evaluate",
     "fit",
     "generate",
+    "invert",
     "load",
     "open_dataset",
     "predict",
@@ -38,6 +39,7 @@ _HOME = {
     "fit": "opkit._functions",
     "evaluate": "opkit._functions",
     "predict": "opkit._functions",
+    "invert": "opkit._functions",
     "repair": "opkit._functions",
     "verify": "opkit._functions",
     "report": "opkit.report",

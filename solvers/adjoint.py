@@ -211,7 +211,10 @@ def face_products(
             left, right = moved[:-1], moved[1:]
         flux = dp * du * (area / axis.spacing)
         if average == "harmonic":
-            of_left, of_right = 2 * right**2 / (left + right) ** 2, 2 * left**2 / (left + right) ** 2
+            of_left, of_right = (
+                2 * right**2 / (left + right) ** 2,
+                2 * left**2 / (left + right) ** 2,
+            )
         else:
             of_left = of_right = np.full_like(left, 0.5)
         o = np.moveaxis(out, k, 0)  # a view

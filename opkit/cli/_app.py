@@ -10,7 +10,19 @@ import typer
 
 from solvers.names import suggest
 
-from . import _options, data, demo, evaluate, fit, generate, list_, predict, report, verify
+from . import (
+    _options,
+    data,
+    demo,
+    evaluate,
+    fit,
+    generate,
+    invert,
+    list_,
+    predict,
+    report,
+    verify,
+)
 
 __all__ = ["app", "run"]
 
@@ -52,6 +64,7 @@ app.command("generate")(generate.generate)
 app.command("fit")(fit.fit)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("invert")(invert.invert)
 app.command("report")(report.report)
 app.command("verify")(verify.verify)
 app.command("list")(list_.list_)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 
 from solvers.names import check_name
 
-from .forward import LinearForward, NormBound, _dots, _norms, as_forward, batched_cg
+from .forward import LinearForward, _dots, _norms, as_forward, batched_cg
 from .pnp import InverseResult, _positive, check_data
 
 __all__ = ["discrepancy_weight", "tikhonov", "tv", "wavelet_l1"]
@@ -23,8 +23,8 @@ def gradient(x: np.ndarray) -> np.ndarray:
     """Forward differences along each axis of a batch, 0 at the far ends: (dim, batch, *shape)."""
     out = np.zeros((x.ndim - 1, *x.shape))
     for d in range(1, x.ndim):
-        front = (slice(None),) * d
-        out[(d - 1, *front, slice(None, -1))] = np.diff(x, axis=d)
+        o, v = np.moveaxis(out[d - 1], d, 0), np.moveaxis(x, d, 0)  # views
+        o[:-1] = v[1:] - v[:-1]
     return out
 
 
@@ -32,10 +32,9 @@ def gradient_adjoint(p: np.ndarray) -> np.ndarray:
     """Adjoint of `gradient` (minus the divergence)."""
     out = np.zeros(p.shape[1:])
     for d in range(1, p.ndim - 1):
-        front = (slice(None),) * d
-        inner = p[(d - 1, *front, slice(None, -1))]
-        out[(*front, slice(1, None))] += inner
-        out[(*front, slice(None, -1))] -= inner
+        o, v = np.moveaxis(out, d, 0), np.moveaxis(p[d - 1], d, 0)  # views
+        o[1:] += v[:-1]
+        o[:-1] -= v[:-1]
     return out
 
 
@@ -134,9 +133,7 @@ class _Dense:
         rows = A(unit).reshape(n, -1)
         self.gram = rows @ rows.T
         differences = gradient(unit)
-        self.laplace = sum(
-            d.reshape(n, -1) @ d.reshape(n, -1).T for d in differences
-        )
+        self.laplace = sum(d.reshape(n, -1) @ d.reshape(n, -1).T for d in differences)
         self._factors: dict[float, Any] = {}
 
     def solve(self, b: np.ndarray, rho: float) -> np.ndarray:
@@ -215,9 +212,7 @@ def tv(
         if dense is not None:
             x = dense.solve(rhs, rho)
         else:
-            x = batched_cg(
-                lambda v: A.adjoint(A(v)) + rho * gradient_adjoint(gradient(v)), rhs, x, rtol=1e-8
-            )
+            x = batched_cg(_normal(A, rho), rhs, x, rtol=1e-8)
         dx = gradient(x)
         q = rho * (dx - z + u)
         p = A(x) - y
@@ -265,8 +260,12 @@ def tv(
     )  # fmt: skip
 
 
+def _normal(A: LinearForward, rho: float) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda v: A.adjoint(A(v)) + rho * gradient_adjoint(gradient(v))
+
+
 def _first_rho(A: LinearForward, dense: _Dense | None, y: np.ndarray, lam: float) -> float:
-    """A `rho` on the scale of the problem: ``lam`` over the differences of a rough solution."""
+    """Return ``lam`` over the differences of a rough solution: on the scale of the problem."""
     rough = A.solve_normal(A.adjoint(y), 0.01 * A.norm_bound().value ** 2)
     size = np.sqrt(np.sum(gradient(rough) ** 2, axis=0))
     typical = float(np.sqrt(np.mean(size**2)))
@@ -278,7 +277,7 @@ def wavelet_l1(
     data: Any,
     *,
     weight: float,
-    wavelet: str = "db4",
+    wavelet: str | None = None,
     level: int | None = None,
     tol: float = 1e-6,
     max_iter: int = 1000,
@@ -290,10 +289,12 @@ def wavelet_l1(
     forward : LinearForward or what `as_forward` takes
     data : ndarray, shape (batch, *out_shape) or out_shape
     weight : float
-    wavelet : str
-        An orthogonal wavelet of PyWavelets; periodic at the ends.
+    wavelet : str, optional
+        An orthogonal wavelet of PyWavelets; periodic at the ends. Default ``"db4"``, ``"haar"``
+        below 16 points an axis.
     level : int, optional
-        Of the decomposition; default the deepest that halves all axes exactly.
+        Of the decomposition; default the deepest that halves all axes exactly and is no longer
+        than the wavelet allows.
     tol : float
         Relative change at which all samples are done.
     max_iter : int
@@ -351,21 +352,24 @@ def wavelet_l1(
 
 
 def _wavelet_prox(
-    shape: tuple[int, ...], wavelet: str, level: int | None
+    shape: tuple[int, ...], wavelet: str | None, level: int | None
 ) -> tuple[Callable[[np.ndarray, float], np.ndarray], Callable[[np.ndarray], np.ndarray]]:
     import pywt
 
+    if wavelet is None:
+        wavelet = "db4" if min(shape) >= 16 else "haar"
     if wavelet not in pywt.wavelist(kind="discrete"):
         raise ValueError(f"wavelet={wavelet!r}: PyWavelets knows no discrete wavelet of that name")
     made = pywt.Wavelet(wavelet)
     if not made.orthogonal:
         raise ValueError(f"wavelet={wavelet!r} is not orthogonal: use haar, dbN, symN or coifN")
     halvings = min((n & -n).bit_length() - 1 for n in shape)
-    if halvings < 1 or (level is not None and not 1 <= level <= halvings):
+    most = min(halvings, pywt.dwt_max_level(min(shape), made.dec_len))
+    if most < 1 or (level is not None and not 1 <= level <= most):
         raise ValueError(
-            f"level={level}: the axes {shape} can be halved {halvings} times"
+            f"level={level}: axes {shape} and wavelet {wavelet!r} allow at most {most} levels"
         )
-    depth = halvings if level is None else level
+    depth = most if level is None else level
     axes = tuple(range(1, 1 + len(shape)))
 
     def shrink(x: np.ndarray, threshold: float) -> np.ndarray:
@@ -378,7 +382,9 @@ def _wavelet_prox(
 
     def count(x: np.ndarray) -> np.ndarray:
         c = pywt.wavedecn(x, made, mode="periodization", level=depth, axes=axes)
-        parts = [np.abs(d).reshape(len(x), -1).sum(1) for details in c[1:] for d in details.values()]
+        parts = [
+            np.abs(d).reshape(len(x), -1).sum(1) for details in c[1:] for d in details.values()
+        ]
         return np.sum(parts, axis=0)
 
     return shrink, count
@@ -425,14 +431,3 @@ def discrepancy_weight(
         if b - a < 0.05:
             break
     return float(np.exp(0.5 * (a + b)))
-
-
-def norm_of(forward: LinearForward) -> NormBound:
-    """Bound of the norm, for messages and scales."""
-    return forward.norm_bound()
-
-
-def weights_around(forward: LinearForward, y: np.ndarray, *, count: int) -> Sequence[float]:
-    """Logarithmic range of weights from far too small to far too large, for a search."""
-    top = float(np.abs(forward.adjoint(y)).max()) or 1.0
-    return [float(w) for w in top * np.logspace(-5, 0, count)]

@@ -244,7 +244,8 @@ class LinearForward:
                 rows = self.adjoint(np.eye(self.n_data).reshape(-1, *self.out_shape))
                 rows = rows.reshape(self.n_data, -1)
                 side = "AA'"
-            self._gram = (side, *np.linalg.eigh(rows @ rows.T))
+            values, vectors = np.linalg.eigh(rows @ rows.T)
+            self._gram = (side, values, vectors)
         return self._gram
 
     def solve_normal(

@@ -52,9 +52,7 @@ def source_map(grid: Grid, sensors: Any, *, a: float | np.ndarray = 1.0) -> Line
     inside = np.zeros(grid.shape)
     inside[(slice(1, -1),) * grid.dim] = grid.weights[(slice(1, -1),) * grid.dim]
     # K is symmetric; the solver multiplies what it gets by the volumes
-    matrix = np.stack(
-        [(inside * prepared.solve(row / grid.weights).x).ravel() for row in rows]
-    )
+    matrix = np.stack([(inside * prepared.solve(row / grid.weights).x).ravel() for row in rows])
     forward = as_forward(matrix, grid.shape, (len(rows),))
     assert isinstance(forward, LinearForward)
     return forward
@@ -92,7 +90,7 @@ def differentiable_map(
     function: Callable[[Any], Any], in_shape: Sequence[int], out_shape: Sequence[int], *,
     single: bool = False, accuracy: float | None = None,
 ) -> NonlinearForward:  # fmt: skip
-    """A map written in torch; its gradient is autograd's.
+    """Wrap a map written in torch; its gradient is autograd's.
 
     Parameters
     ----------

@@ -17,10 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from solvers.names import check_name
-
 from .forward import LinearForward, NonlinearForward, _dots, _norms, as_forward
-from .prior import Prior, as_prior
+from .prior import as_prior
 
 __all__ = [
     "Certificate",
@@ -340,7 +338,7 @@ class _Log:
 
 
 def check_data(data: Any, forward: LinearForward | NonlinearForward) -> tuple[np.ndarray, bool]:
-    """Data as a batch, and whether there was one array alone.
+    """Return data as a batch, and whether there was one array alone.
 
     Raises
     ------
@@ -750,8 +748,3 @@ def _weight(setup: _Setup, name: str, rho: float | None) -> tuple[float, float, 
     if not inside:
         _warn(name, rho, bound)
     return float(rho), bound, source, inside
-
-
-def check_method(method: str) -> None:
-    """Raise for a method that does not exist."""
-    check_name("method", method, ("pgd", "admm", "drs", "tv", "tikhonov", "wavelet"))

@@ -1,4 +1,4 @@
-"""Priors of plug-and-play iterations: exact proximal operators, and denoisers without a potential."""
+"""Priors of plug-and-play iterations: exact proximal operators, or any denoiser."""
 
 from __future__ import annotations
 
@@ -209,7 +209,21 @@ def _from_operator(operator: Any, shape: tuple[int, ...]) -> Prior:
             f"{operator!r} was trained for the task {getattr(task, 'name', '?')!r}: a prior needs "
             "the task 'denoising', such as opkit fit DATA -m lpn"
         )
-    raise NotImplementedError
+    if math.prod(operator.shape) != math.prod(shape):
+        raise ValueError(
+            f"the prior is for {operator.task.field} of shape {operator.shape}, the unknown has "
+            f"shape {shape}"
+        )
+    if operator.is_prox:
+        return _from_module(operator.prox(), shape, operator.sigma)
+
+    def prox(z: np.ndarray) -> np.ndarray:
+        batch = z.reshape(len(z), *operator.shape)
+        return np.asarray(operator.denoise(batch), np.float64).reshape(z.shape)
+
+    import torch
+
+    return Prior(prox, sigma=operator.sigma, precision=float(torch.finfo(operator.dtype).eps))
 
 
 def _same_shape(x: np.ndarray, z: np.ndarray) -> np.ndarray:

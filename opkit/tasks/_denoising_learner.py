@@ -113,7 +113,7 @@ class DenoisingLearner(Learner):
         self.sigma = task.noise_std(scale) / scale.scale
         self.n = math.prod(task.shape)
         self._lr = config.lr
-        self._stage = Stage(None, config.lr)
+        self.stage = Stage(None, config.lr)
         self._optimizer: torch.optim.Optimizer | None = None
 
     def schedule(self, total: int) -> ProximalMatching:
@@ -137,8 +137,8 @@ class DenoisingLearner(Learner):
         """Set gamma and learning rate."""
         if self.loss != "proximal_matching":
             return
-        self._stage = self.schedule(total).at(step, sigma=self.sigma, n=self.n)
-        if self._stage.gamma is not None and self._optimizer is not None:
+        self.stage = self.schedule(total).at(step, sigma=self.sigma, n=self.n)
+        if self.stage.gamma is not None and self._optimizer is not None:
             # the scheduler sets the rate anew after each step
             for group in self._optimizer.param_groups:
                 group["lr"] = group["lr"] * self.task.lr_ratio
@@ -148,10 +148,6 @@ class DenoisingLearner(Learner):
         project = getattr(self.model, "project_", None)
         if project is not None:
             project()
-
-    def scalars(self) -> dict[str, float]:
-        """Gamma of the last step; 0 for the absolute error."""
-        return {"gamma": self._stage.gamma or 0.0}
 
     # -- losses ----------------------------------------------------------------------------
 
@@ -168,7 +164,7 @@ class DenoisingLearner(Learner):
         """Loss of the stage, with new noise."""
         clean = self._normalized(batch[0])
         noisy = clean + self.sigma * torch.randn_like(clean)
-        return self._loss(self.model(noisy), clean, self.loss, self._stage.gamma)
+        return self._loss(self.model(noisy), clean, self.loss, self.stage.gamma)
 
     def errors(self, *batch: Tensor) -> dict[str, Tensor]:
         """Errors with the fixed noise of each sample."""
@@ -179,7 +175,7 @@ class DenoisingLearner(Learner):
         # a field that is 0 everywhere is judged by the size of others
         size = torch.where(size > 0, size, self.scale.scale * math.sqrt(self.n))
         return {
-            "loss": self._loss(prediction, clean, self.loss, self._stage.gamma),
+            "loss": self._loss(prediction, clean, self.loss, self.stage.gamma),
             "objective": self._loss(prediction, clean, self.loss, self._last_gamma),
             "rel_l2": physical.norm(dim=1) / size,
             "psnr": psnr(physical, self.scale.peak),

@@ -1,0 +1,410 @@
+"""MixER: contexts, a gate on them, and a bank of experts of which each environment uses one."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..spec import TrajectorySpec
+from .contexts import Contexts
+from .integrate import Solver, iterate_map
+from .vector_fields import BANKS, Bank, taylor_field
+
+__all__ = ["Forcing", "MixER", "Plan", "build_mixer", "make_plan"]
+
+Gating = Literal["warmup", "paper", "gradient", "environment"]
+#: Data and mask for teacher forcing of a discrete map, and its alpha.
+Forcing = tuple[Tensor, Tensor, float]
+
+
+class Plan:
+    """Rows sorted into groups of equal size, each of one key; short groups repeat a row.
+
+    Parameters
+    ----------
+    index : Tensor of int, shape (G, P)
+        Rows of each group.
+    position : Tensor of int, shape (B,)
+        Where each row is in the flattened groups.
+    """
+
+    def __init__(self, index: Tensor, position: Tensor) -> None:
+        self.index, self.position = index, position
+
+    def scatter(self, x: Tensor) -> Tensor:
+        """Sort, (B, ...) -> (G, P, ...)."""
+        return x.index_select(0, self.index.flatten()).view(*self.index.shape, *x.shape[1:])
+
+    def first(self, x: Tensor) -> Tensor:
+        """Of the first row of each group, (B, ...) -> (G, ...)."""
+        return x.index_select(0, self.index[:, 0])
+
+    def gather(self, x: Tensor) -> Tensor:
+        """Sort back, (G, P, ...) -> (B, ...)."""
+        return x.flatten(0, 1).index_select(0, self.position)
+
+
+def make_plan(keys: Tensor) -> Plan:
+    """Group rows by key.
+
+    The size of a group is the one with the least work, (groups) x (rows a group + 8), 8 rows for
+    the weights that each group takes along: however unequal the keys are, little is padded.
+
+    Parameters
+    ----------
+    keys : Tensor of int, shape (B,)
+    """
+    k = keys.detach().cpu().numpy()
+    order = np.argsort(k, kind="stable")
+    counts = np.unique(k[order], return_counts=True)[1]
+    sizes = np.unique(np.ceil(counts[:, None] / np.arange(1, 9)).astype(int))
+    groups_of = -(-counts[:, None] // sizes)
+    size = int(sizes[(groups_of.sum(axis=0) * (sizes + 8)).argmin()])
+    groups = -(-counts // size)
+    start = np.repeat(np.cumsum(groups) - groups, counts)
+    within = np.arange(len(k)) - np.repeat(np.cumsum(counts) - counts, counts)
+    slot = (start + within // size) * size + within % size
+    filled = np.full(int(groups.sum()) * size, -1)
+    filled[slot] = order
+    index = filled.reshape(-1, size)
+    index = np.where(index < 0, index[:, :1], index)
+    position = np.empty(len(k), np.int64)
+    position[order] = slot
+    return Plan(torch.as_tensor(index).to(keys.device), torch.as_tensor(position).to(keys.device))
+
+
+class MixER(nn.Module):
+    """Top-1 mixture of context-conditioned experts.
+
+    Parameters
+    ----------
+    bank : Bank
+        The experts; its ``context_size`` is that of the part of a context an expert sees.
+    n_environments : int
+    gating : {"warmup", "paper", "gradient", "environment"}
+        ``warmup`` and ``paper``: a linear gate on the contexts that no gradient reaches, set by
+        `GateUpdate`. ``gradient``: a gate as in the Switch transformer: the expert's output is
+        multiplied by its softmax probability, so that gradients reach the gate. ``environment``:
+        expert i for environment i.
+    split_context : bool
+        Each expert sees its own part of the context, the gate all of it.
+    solver : Solver
+
+    Attributes
+    ----------
+    contexts : Contexts
+    gate : Tensor, shape (c + 1, E)
+        ``argmax([context, 1] @ gate)`` is the expert; a parameter with ``gradient``, else a buffer.
+    assigned : Tensor of int, shape (n_environments,)
+        Expert of an environment where it is not the gate's choice, else -1.
+    shared : Tensor of bool
+        All environments use expert 0: the warm-up is not over.
+
+    References
+    ----------
+    .. [1] Nzoyem, Stevens, Sahota, Barton, Deakin, "Towards foundational models for dynamical
+       system reconstruction", arXiv:2502.05335.
+    .. [2] Fedus, Zoph, Shazeer, "Switch transformers", JMLR 23 (2022), section 2.1.
+    """
+
+    gate: Tensor
+    assigned: Tensor
+    shared: Tensor
+
+    def __init__(
+        self,
+        bank: Bank,
+        n_environments: int,
+        *,
+        gating: Gating = "warmup",
+        split_context: bool = False,
+        solver: Solver | None = None,
+    ) -> None:
+        super().__init__()
+        e = bank.n_experts
+        if gating not in ("warmup", "paper", "gradient", "environment"):
+            raise ValueError(
+                f"gating={gating!r}: allowed 'warmup', 'paper', 'gradient', 'environment'"
+            )
+        if gating == "environment" and e != n_environments:
+            raise ValueError(
+                f"n_experts={e}: gating='environment' needs one for each of {n_environments} "
+                "environments"
+            )
+        if e > n_environments:
+            raise ValueError(
+                f"n_experts={e}: need as many environments, the data has {n_environments}"
+            )
+        if gating == "gradient" and bank.discrete:
+            raise ValueError("gating='gradient' multiplies rates: it needs an expert in time")
+        self.bank, self.gating, self.split_context = bank, gating, split_context
+        self.solver = solver or Solver()
+        self.context_size = bank.context_size * (e if split_context else 1)
+        self.contexts = Contexts(n_environments, self.context_size)
+        bound = 1 / self.context_size**0.5
+        gate = torch.empty(self.context_size + 1, e).uniform_(-bound, bound)
+        if gating == "gradient":
+            self.gate = nn.Parameter(gate)
+        else:
+            self.register_buffer("gate", gate)
+        assigned = torch.full((n_environments,), -1, dtype=torch.long)
+        if gating == "environment":
+            assigned = torch.arange(n_environments)
+        self.register_buffer("assigned", assigned)
+        self.register_buffer("shared", torch.tensor(False))
+
+    @property
+    def n_experts(self) -> int:
+        """Return E."""
+        return self.bank.n_experts
+
+    @property
+    def n_environments(self) -> int:
+        """Return N."""
+        return len(self.contexts.values)
+
+    # -- routing ---------------------------------------------------------------------------
+
+    def scores(self, context: Tensor) -> Tensor:
+        """Logits of the gate, (B, c) -> (B, E)."""
+        return torch.addmm(self.gate[-1], context, self.gate[:-1])
+
+    def route(self, context: Tensor) -> Tensor:
+        """Experts that the gate chooses for contexts, (B, c) -> (B,)."""
+        if self.shared:
+            return torch.zeros(len(context), dtype=torch.long, device=context.device)
+        return self.scores(context.detach()).argmax(dim=1)
+
+    def experts(self) -> Tensor:
+        """Expert of each environment, (N,)."""
+        routed = self.route(self.contexts.values)
+        return torch.where(self.assigned >= 0, self.assigned, routed)
+
+    def piece(self, context: Tensor, experts: Tensor) -> Tensor:
+        """Part of each context that its expert sees, (B, c) -> (B, c')."""
+        if not self.split_context:
+            return context
+        parts = context.view(len(context), self.n_experts, -1)
+        return parts[torch.arange(len(parts), device=parts.device), experts]
+
+    # -- dynamics --------------------------------------------------------------------------
+
+    def _probability(self, context: Tensor, experts: Tensor) -> Tensor | None:
+        """Return what the gradient gate multiplies outputs with, (B,)."""
+        if self.gating != "gradient":
+            return None
+        return self.scores(context).softmax(dim=1).gather(1, experts[:, None])[:, 0]
+
+    def rates(
+        self, x: Tensor, context: Tensor, experts: Tensor, keys: Tensor | None = None
+    ) -> Tensor:
+        """Evaluate the vector field: a state of each context, (B, d) -> (B, d).
+
+        Parameters
+        ----------
+        x : Tensor, shape (B, d)
+        context : Tensor, shape (B, c)
+        experts : Tensor, shape (B,)
+        keys : Tensor, shape (B,), optional
+            Equal only for rows of one context and expert; default: no rows share one.
+        """
+        plan, make, gathered = self._bound(context, experts, keys, None, 0)
+        y = plan.gather(make(gathered)(plan.scatter(x)))
+        p = self._probability(context, experts)
+        return y if p is None else y * p[:, None]
+
+    def _bound(
+        self,
+        context: Tensor,
+        experts: Tensor,
+        keys: Tensor | None,
+        near: Tensor | None,
+        order: int,
+    ) -> Any:
+        """Plan of the batch, and how to make the field of its sorted contexts."""
+        if self.bank.by_environment:
+            if keys is None:
+                keys = torch.arange(len(context), device=context.device)
+        else:
+            keys = experts
+        plan = make_plan(keys)
+        picked = self.bank.pick(plan.first(experts))
+        make = partial(self.bank.bind, picked)
+        own = plan.scatter(self.piece(context, experts))
+        if near is None or order == 0:
+            return plan, make, own
+        other = plan.scatter(self.piece(near, experts))
+        return plan, lambda c: taylor_field(make, c, other, order), own
+
+    def trajectories(
+        self,
+        x0: Tensor,
+        times: Tensor,
+        context: Tensor,
+        experts: Tensor,
+        *,
+        keys: Tensor | None = None,
+        near: Tensor | None = None,
+        order: int = 0,
+        forcing: Forcing | None = None,
+        solver: Solver | None = None,
+    ) -> Tensor:
+        """Integrate trajectories, each with a context and an expert of its own.
+
+        Parameters
+        ----------
+        x0 : Tensor, shape (B, d)
+        times : Tensor, shape (B, T)
+            Increasing; equal neighbors hold the state. Of a discrete map only T counts.
+        context : Tensor, shape (B, c)
+        experts : Tensor, shape (B,)
+        keys : Tensor, shape (B,), optional
+            See `rates`.
+        near, order
+            Expand the field about these contexts, (B, c): see `taylor_field`.
+        forcing : (Tensor (B, T, d), Tensor (B, T, d), float), optional
+            Data, where it is observed, and alpha: for discrete maps, see `iterate_map`.
+        solver : Solver, optional
+
+        Returns
+        -------
+        Tensor, shape (B, T, d)
+        """
+        solver = solver or self.solver
+        plan, make, own = self._bound(context, experts, keys, near, order)
+        field = make(own)
+        start = plan.scatter(x0)
+        if self.bank.discrete:
+            more: dict[str, Any] = {}
+            if forcing is not None:
+                data, observed, alpha = forcing
+                more = {
+                    "data": plan.scatter(data), "observed": plan.scatter(observed),
+                    "forcing": alpha,
+                }  # fmt: skip
+            return plan.gather(
+                iterate_map(field, start, times.shape[1], limit=solver.limit, **more)
+            )
+        tensors = getattr(field, "tensors", ())
+        p = self._probability(context, experts)
+        if p is not None:
+            scale, inner = plan.scatter(p)[..., None], field
+
+            def field(x: Tensor) -> Tensor:
+                return inner(x) * scale
+
+            tensors = (*tensors, scale)
+        return plan.gather(solver(field, start, plan.scatter(times), parameters=tensors))
+
+    def forward(
+        self, x0: Tensor, times: Tensor, environments: Tensor, solver: Solver | None = None
+    ) -> Tensor:
+        """Predict trajectories of known environments.
+
+        Parameters
+        ----------
+        x0 : Tensor, shape (B, d)
+        times : Tensor, shape (B, T)
+        environments : Tensor of int, shape (B,)
+
+        Returns
+        -------
+        Tensor, shape (B, T, d)
+        """
+        experts = self.experts()[environments]
+        return self.trajectories(
+            x0, times, self.contexts(environments), experts, keys=environments, solver=solver
+        )
+
+    @torch.no_grad()
+    def every_expert(
+        self, x0: Tensor, times: Tensor, environments: Tensor, solver: Solver | None = None
+    ) -> Tensor:
+        """Predict each trajectory by each expert, (E, B, T, d)."""
+        b, e = len(x0), self.n_experts
+        experts = torch.arange(e, device=x0.device).repeat_interleave(b)
+        keys = experts * self.n_environments + environments.repeat(e)
+        found = self.trajectories(
+            x0.repeat(e, 1), times.repeat(e, 1), self.contexts(environments).repeat(e, 1), experts,
+            keys=keys, solver=solver,
+        )  # fmt: skip
+        return found.view(e, b, *found.shape[1:])
+
+    # -- for new environments --------------------------------------------------------------
+
+    def reset_environments(self, n: int) -> None:
+        """Replace the environments by `n` new ones with zero contexts that the gate routes."""
+        like = self.contexts.values
+        self.contexts = Contexts(n, self.context_size).to(like.device, like.dtype)
+        self.assigned = torch.full((n,), -1, dtype=torch.long, device=like.device)
+
+
+def build_mixer(
+    spec: TrajectorySpec,
+    *,
+    n_experts: int | None = None,
+    expert: Literal["ncf", "coda", "geps", "plrnn"] = "ncf",
+    gating: Literal["warmup", "paper", "gradient", "environment"] = "warmup",
+    context_size: int | None = None,
+    split_context: bool | None = None,
+    width: int = 64,
+    depth: int = 3,
+    shift_context: bool = True,
+) -> MixER:
+    """Build a mixture for the environments of a dataset.
+
+    Parameters
+    ----------
+    spec : TrajectorySpec
+    n_experts : int, optional
+        Default: the number of families if the data says it, else a third of the environments, at
+        most 4; one for each environment with ``gating="environment"``.
+    expert : {"ncf", "coda", "geps", "plrnn"}
+        Kind of the experts, see `models.mixer.vector_fields`. plrnn is a map from one stored time
+        to the next.
+    gating : {"warmup", "paper", "gradient", "environment"}
+        See `MixER`; ``paper`` is the published scheme to the letter, ``warmup`` trains one shared
+        expert first.
+    context_size : int, optional
+        Of all of a context; default 8, or 4 for each expert with `split_context`.
+    split_context : bool, optional
+        Default only with ``gating="paper"``, as published.
+    width, depth : int
+        Of the hidden layers of an expert, and their number.
+    shift_context : bool
+        Add a learned number of each expert to its contexts.
+
+    Raises
+    ------
+    ValueError
+        More experts than environments, or a context that cannot be split.
+    """
+    n = spec.n_environments
+    if n_experts is None:
+        n_experts = spec.n_families or max(1, min(4, n // 3))
+        n_experts = n if gating == "environment" else min(n_experts, n)
+    if n_experts < 1:
+        raise ValueError(f"n_experts={n_experts}: need an integer >= 1")
+    split = gating == "paper" if split_context is None else split_context
+    if context_size is None:
+        context_size = 4 * n_experts if split else 8
+    if context_size < 1 or (split and context_size % n_experts):
+        needed = f"a multiple of n_experts={n_experts}" if split else "an integer >= 1"
+        raise ValueError(
+            f"context_size={context_size}: need {needed} with split_context={str(split).lower()}"
+        )
+    kind = BANKS[expert]
+    sizes: dict[str, int] = {"width": width}
+    if not kind.discrete:
+        sizes["depth"] = depth
+    part = context_size // n_experts if split else context_size
+    bank = kind(n_experts, spec.n_states, part, shift_context=shift_context, **sizes)  # type: ignore[call-arg]
+    model = MixER(bank, n, gating=gating, split_context=split)
+    model.resolved_options = {  # type: ignore[assignment]
+        "n_experts": n_experts, "context_size": context_size, "split_context": split,
+    }  # fmt: skip
+    return model
