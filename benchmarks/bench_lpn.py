@@ -160,15 +160,21 @@ def prior(op: Any, points: list[float]) -> list[float]:
     return (values - values[0]).tolist()
 
 
-ONE_D = {"hidden": 50, "layers": 4, "alpha": 0.0, "init": "uniform"}
+ONE_D = {"hidden": 50, "layers": 4, "alpha": 0.0, "beta": 20.0, "init": "uniform"}
 
 
 def fit_numbers(data: Path, out: Path, seed: int, threads: int | None, **changes: Any) -> Any:
     settings: dict[str, Any] = {
-        "epochs": 24, "repeat": 10, "batch_size": 1000, "lr": 2e-3, "seed": seed,
+        "epochs": 20, "repeat": 18, "batch_size": 2000, "lr": 3e-3, "seed": seed,
         "options": dict(ONE_D), **changes,
     }  # fmt: skip
-    task = {"sigma_units": "absolute", "sigma": 1.0, "pretrain": 0.4, **settings.pop("task", {})}
+    task = {
+        "sigma_units": "absolute",
+        "sigma": 1.0,
+        "pretrain": 0.3,
+        "lr_ratio": 0.2,
+        **settings.pop("task", {}),
+    }
     return train(data, out, threads, task=task, **settings)
 
 
@@ -179,7 +185,7 @@ def laplace(work: Path, seed: int, loss: str, threads: int | None = 1, **changes
         settings["task"] = {"gamma": 0.1, "stages": 4, **settings.get("task", {})}
         gamma = settings["task"]["gamma"]
     else:
-        settings.setdefault("epochs", 12)
+        settings.setdefault("epochs", 8)
         gamma = 0.0
     out = work / f"run-laplace-{loss}-{gamma}-{seed}"
     op, seconds = fit_numbers(laplace_data(work), out, seed, threads, **settings)

@@ -9,9 +9,11 @@ Each run is stored in ``results/mixer.json`` when it ends, and skipped when it i
 from __future__ import annotations
 
 import json
+import os
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,13 @@ import numpy as np
 import torch
 from sklearn.metrics import adjusted_rand_score
 
-from models.mixer import MetaTraining, MixER, build_mixer
+import opkit
+from models.mixer import MetaTraining, build_mixer
+from models.mixer.adaptation import masked_mse
 from models.spec import TrajectorySpec
 
+#: Data and runs, kept from one call to the next.
+WORK = Path(os.environ.get("OPKIT_BENCH_WORK", tempfile.gettempdir())) / "bench_mixer"
 RESULTS = Path(__file__).parent / "results" / "mixer.json"
 SEEDS = (0, 1, 2)
 
@@ -118,8 +124,233 @@ def static() -> None:
             store(f"static/{scheme}/{seed}", lambda s=scheme, k=seed: static_run(s, k))
 
 
+# -- trajectories: three families, five environments of each, four trajectories ------------------
+
+FAMILIES = ("harmonic_oscillator", "double_well", "duffing")
+FIT = {
+    "epochs": 12, "repeat": 96, "lr": 5e-3, "threads": 1, "overwrite": True, "progress": False,
+}  # fmt: skip
+SCHEMES: dict[str, dict[str, Any]] = {
+    "warmup": {},
+    "gradient": {"gating": "gradient"},
+    "paper": {"gating": "paper"},
+    "one expert": {"n_experts": 1},
+}
+
+
+def dataset(name: str, **options: Any) -> Path:
+    """Make a dataset once."""
+    path = WORK / name
+    if not path.is_dir():
+        opkit.generate("ode_families", out=path, progress=False, **options)
+    return path
+
+
+def families(seed: int) -> tuple[Path, Path]:
+    """Training set, and a set of other parameters with one trajectory each to adapt to."""
+    names = list(FAMILIES)
+    train = dataset(
+        f"families{seed}", n=60, n_valid=15, n_test=120, seed=10 + seed,
+        set={"families": names, "n_environments": 5},
+    )  # fmt: skip
+    new = dataset(
+        f"new{seed}", n=12, n_valid=12, n_test=96, seed=20 + seed,
+        set={"families": names, "environments": "adaptation"},
+    )  # fmt: skip
+    return train, new
+
+
+def trained(data: Path, scheme: str, seed: int, *, horizon: int, **fit: Any) -> Path:
+    """Train a scheme once."""
+    run = WORK / f"{data.name}-{scheme.replace(' ', '-')}-{seed}"
+    if not (run / "model.safetensors").is_file():
+        opkit.fit(
+            data, model="mixer", out=run, seed=seed, set=SCHEMES[scheme],
+            task={"horizon": horizon}, **{**FIT, **fit},
+        )  # fmt: skip
+    return run
+
+
+def judged(run: Path, data: Path) -> dict[str, Any]:
+    """Errors on test, and how the environments are shared out."""
+    m = opkit.evaluate(run, data, progress=False)
+    return {
+        "rel_l2_median": m["rel_l2"]["median"],
+        "rel_l2_mean": m["rel_l2"]["mean"],
+        "mse_median": m["mse"]["median"],
+        "mse_mean": m["mse"]["mean"],
+        "experts_used": m["experts_used"],
+        "ari": m["adjusted_rand_index"],
+        "blown_up": len(m["blown_up"]),
+    }
+
+
+def trajectories() -> None:
+    """Partition and test errors."""
+    for seed in SEEDS:
+        for scheme in SCHEMES:
+
+            def run(scheme: str = scheme, seed: int = seed) -> dict[str, Any]:
+                data, _ = families(seed)
+                return judged(trained(data, scheme, seed, horizon=4), data)
+
+            store(f"trajectories/{scheme}/{seed}", run)
+
+
+# -- adaptation: unseen parameters, one trajectory -----------------------------------------------
+
+
+def adapt_run(seed: int) -> dict[str, Any]:
+    """Errors on 8 other trajectories of each new environment, before and after."""
+    data, new = families(seed)
+    run = trained(data, "warmup", seed, horizon=4)
+    out = WORK / f"adapted{seed}"
+    before = opkit.load(run)
+    weights = {k: v.clone() for k, v in before.model.state_dict().items() if "bank" in k}
+    op = opkit.adapt(run, new, out=out, steps=400, threads=1, overwrite=True, progress=False)
+    same = all(torch.equal(v, weights[k]) for k, v in op.model.state_dict().items() if k in weights)
+    found = judged(out, new)
+    # the family of a training expert is the one of most of its environments
+    owner = {}
+    families_of = np.array(before.task.families)
+    for k in np.unique(before.experts):
+        kinds, count = np.unique(families_of[before.experts == k], return_counts=True)
+        owner[int(k)] = kinds[count.argmax()]
+    right = [owner.get(int(e)) == f for e, f in zip(op.experts, op.task.families, strict=True)]
+    routed = op.experts.copy()
+    op.model.contexts.values.data.zero_()
+    op.model.assigned.fill_(-1)
+    split = opkit.open_dataset(new)["test"]
+    zero = errors_of(op, split)
+    op.model.assigned.copy_(torch.as_tensor(routed))
+    best = errors_of(op, split)
+    return found | {
+        "weights_identical": same,
+        "routed_right": float(np.mean(right)),
+        "mse_mean_zero_context": float(zero.mean()),
+        "mse_mean_zero_context_right_expert": float(best.mean()),
+        "improvement_of_mse": float(zero.mean() / found["mse_mean"]),
+        "improvement_right_expert": float(best.mean() / found["mse_mean"]),
+    }
+
+
+def errors_of(op: Any, split: Any) -> np.ndarray:
+    """Mean squared error of each trajectory."""
+    a = op.task.read(split, np.arange(len(split)))
+    return ((op(a.x[:, 0], a.times, a.environment) - a.x) ** 2).mean((1, 2))
+
+
+def adapt() -> None:
+    """Adaptation of each seed's model."""
+    for seed in SEEDS:
+        store(f"adapt/{seed}", lambda s=seed: adapt_run(s))
+
+
+# -- the limit: nine related environments of one family -------------------------------------------
+
+
+def limit() -> None:
+    """Lotka-Volterra: one family, so that a single expert has all data."""
+    for seed in SEEDS:
+        for scheme, options in (("warmup", {"n_experts": 3}), ("one expert", {})):
+
+            def run(scheme: str = scheme, options: Any = options, seed: int = seed) -> Any:
+                data = dataset(
+                    f"lotka{seed}", n=36, n_valid=18, n_test=288, seed=30 + seed,
+                    set={"families": ["lotka_volterra"]},
+                )  # fmt: skip
+                more = {"set": SCHEMES[scheme] | options}
+                return judged(trained_with(data, scheme, seed, more), data)
+
+            store(f"limit/{scheme}/{seed}", run)
+
+
+def trained_with(data: Path, scheme: str, seed: int, more: dict[str, Any]) -> Path:
+    """Train with other options."""
+    run = WORK / f"{data.name}-{scheme.replace(' ', '-')}-{seed}"
+    if not (run / "model.safetensors").is_file():
+        opkit.fit(
+            data, model="mixer", out=run, seed=seed, task={"horizon": 5}, **more, **FIT
+        )  # fmt: skip
+    return run
+
+
+# -- cost of a step ------------------------------------------------------------------------------
+
+
+def cost_run(n_experts: int, balanced: bool) -> dict[str, Any]:
+    """CPU time of training steps over that of a single expert on the same batch, interleaved.
+
+    32 environments, 8 trajectories of 6 times each, width 64; a MixER step alone, and with the
+    update of the gate every 12 steps. Median of ratios of neighbors.
+    """
+    torch.manual_seed(0)
+    n, per = 32, 8
+    models = {}
+    for name, e in (("single", 1), ("mixer", n_experts)):
+        m = build_mixer(TrajectorySpec(2, n, None), n_experts=e)
+        with torch.no_grad():
+            m.contexts.values.normal_()
+        experts = (
+            torch.arange(n) % e
+            if balanced
+            else torch.where(torch.arange(n) < n - e + 1, 0, torch.arange(n) % e)
+        )
+        m.assigned.copy_(experts)
+        models[name] = (m, torch.optim.Adam(m.parameters(), lr=1e-4))
+    environments = torch.arange(n).repeat_interleave(per)
+    x = torch.randn(n * per, 6, 2)
+    times = (0.2 * torch.arange(6.0)).expand(n * per, 6)
+    observed = torch.ones_like(x, dtype=torch.bool)
+
+    def step(name: str) -> float:
+        m, optimizer = models[name]
+        start = time.process_time()
+        optimizer.zero_grad()
+        masked_mse(m(x[:, 0], times, environments), x, observed).mean().backward()
+        optimizer.step()
+        return time.process_time() - start
+
+    gate = MetaTraining(models["mixer"][0], inner_steps=0, gate_every=1)
+
+    def every() -> tuple[torch.Tensor, torch.Tensor]:
+        m = models["mixer"][0]
+        each = masked_mse(m.every_expert(x[:, 0], times, environments), x, observed)
+        return torch.arange(n), each.view(n_experts, n, per).mean(2).T
+
+    def update() -> float:
+        start = time.process_time()
+        gate.after_step(0, 1, every)
+        return time.process_time() - start
+
+    for _ in range(3):
+        step("single"), step("mixer"), update()
+    single, mixer, updates = [], [], []
+    for _ in range(40):
+        single.append(step("single"))
+        mixer.append(step("mixer"))
+        updates.append(update())
+    single_, mixer_, update_ = map(np.array, (single, mixer, updates))
+    return {
+        "step": float(np.median(mixer_ / single_)),
+        "step_p25_p75": np.percentile(mixer_ / single_, [25, 75]).round(3).tolist(),
+        "update": float(np.median(update_ / single_)),
+        "step_with_update_every_12": float(np.median((mixer_ + update_ / 12) / single_)),
+    }
+
+
+def cost() -> None:
+    """Top-1 is sparse."""
+    for e in (2, 3, 5, 10):
+        for name, balanced in (("balanced", True), ("unbalanced", False)):
+            store(f"cost/{e} experts/{name}", lambda e=e, b=balanced: cost_run(e, b))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    jobs = {"static": static}
+    jobs = {
+        "static": static, "cost": cost, "trajectories": trajectories, "adapt": adapt,
+        "limit": limit,
+    }  # fmt: skip
     for name in sys.argv[1:] or jobs:
         jobs[name]()

@@ -264,15 +264,14 @@ def _mlp(
 
 
 def _conv(
-    size: tuple[int, ...], hidden: int, strides: Sequence[int], kernel: int, dense: int,
-    beta: float, positive: Positivity,
+    size: tuple[int, ...], hidden: int, strides: Sequence[int], kernel: int, skip_kernel: int,
+    dense: int, beta: float, positive: Positivity,
 ) -> _Potential:  # fmt: skip
     maps: list[tuple[Any, Any]] = []
     total = 1
     for k, stride in enumerate(strides):
         total *= stride
-        # as wide on the input as `kernel` points of the layer's own grid
-        skip = _Conv(size, hidden, kernel + 2 * (total - 1), total, None)
+        skip = _Conv(size, hidden, skip_kernel + 2 * (total - 1), total, None)
         lateral = _Conv(maps[-1][1].out_size, hidden, kernel, stride, positive) if k else None
         maps.append((lateral, skip))
     if dense:
@@ -358,8 +357,9 @@ class LPN(nn.Module):
         with row sums of about one, w such that the Jacobian's mean eigenvalue is 1/2.
     strides : sequence of int, optional
         "conv": of each layer; default 1, 2, 1, 2, ...
-    kernel_size : int
-        "conv": odd.
+    kernel_size, skip_kernel : int
+        "conv": of W_k, odd; of H_k on the input, odd, and wider by ``2 (s - 1)`` in a layer whose
+        points are s apart.
     dense : int
         "conv": width of a last, fully connected hidden layer; 0 for none.
     patch, stride : int
@@ -402,6 +402,7 @@ class LPN(nn.Module):
         init: Init = "exp_normal",
         strides: Sequence[int] | None = None,
         kernel_size: int = 3,
+        skip_kernel: int = 3,
         dense: int = 0,
         patch: int = 8,
         stride: int = 4,
@@ -423,11 +424,14 @@ class LPN(nn.Module):
             steps = tuple(strides or [1 + k % 2 for k in range(layers)])
             if len(steps) != layers or min(steps) < 1:
                 raise ValueError(f"strides={list(steps)}: need {layers} integers >= 1")
-            if kernel_size < 1 or kernel_size % 2 == 0:
-                raise ValueError(f"kernel_size={kernel_size}: need an odd number")
+            for name, n in (("kernel_size", kernel_size), ("skip_kernel", skip_kernel)):
+                if n < 1 or n % 2 == 0:
+                    raise ValueError(f"{name}={n}: need an odd number >= 1")
             if dense < 0:
                 raise ValueError(f"dense={dense}: need an integer >= 0")
-            self.net = _conv(shape, hidden, steps, kernel_size, dense, self.beta, positivity)
+            self.net = _conv(
+                shape, hidden, steps, kernel_size, skip_kernel, dense, self.beta, positivity
+            )
         else:
             _check_patches(shape, patch, stride, tiling)
             size = (shape[0], *(patch,) * (len(shape) - 1))
@@ -1012,6 +1016,7 @@ def build_lpn(
     init: Literal["exp_normal", "uniform", "balanced"] = "balanced",
     strides: list[int] | None = None,
     kernel_size: int = 3,
+    skip_kernel: int = 3,
     dense: int = 0,
     patch: int = 8,
     stride: int = 4,
@@ -1028,8 +1033,8 @@ def build_lpn(
         tiling = "periodic" if space and all(spec.periodic) else "zeros"
     model = LPN(
         spec.shape, hidden=hidden, layers=layers, beta=beta, alpha=alpha, arch=arch,
-        positivity=positivity, init=init, strides=strides, kernel_size=kernel_size, dense=dense,
-        patch=patch, stride=stride, tiling=tiling,
+        positivity=positivity, init=init, strides=strides, kernel_size=kernel_size,
+        skip_kernel=skip_kernel, dense=dense, patch=patch, stride=stride, tiling=tiling,
     )  # fmt: skip
     model.resolved_options = {"arch": arch, "tiling": tiling}  # type: ignore[assignment]
     return model

@@ -192,7 +192,8 @@ class OfficialMgNO(nn.Module):
             if self.norms:
                 w = self.norms[k](w)
             u = F.gelu(w)
-        u = self.head(u) if s.multigrid_head else _pointwise(u, self.head.weight)
+        head: Any = self.head
+        u = head(u) if s.multigrid_head else _pointwise(u, head.weight)
         return u + x if s.residual else u
 
 

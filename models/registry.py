@@ -343,3 +343,12 @@ register_model(
         "Lu et al., Nature Machine Intelligence 3 (2021) 218-229",
     )
 )
+register_model(
+    ModelEntry(
+        "mixer",
+        "MixER: families of dynamical systems by a sparse mixture of context-conditioned experts",
+        "trajectories",
+        "models.mixer:build_mixer",
+        "Nzoyem et al., arXiv:2502.05335",
+    )
+)

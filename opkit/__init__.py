@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pde_data.hdf5 import open_dataset
 
-    from ._functions import evaluate, fit, generate, invert, predict, repair, verify
+    from ._functions import adapt, evaluate, fit, generate, invert, predict, repair, verify
     from .operator import load
     from .report import report
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "__version__",
+    "adapt",
     "evaluate",
     "fit",
     "generate",
@@ -37,6 +38,7 @@ __all__ = [
 _HOME = {
     "generate": "opkit._functions",
     "fit": "opkit._functions",
+    "adapt": "opkit._functions",
     "evaluate": "opkit._functions",
     "predict": "opkit._functions",
     "invert": "opkit._functions",

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from .config import resolve
 from .progress import Progress
 
-__all__ = ["evaluate", "fit", "generate", "invert", "predict", "repair", "verify"]  # noqa: F822 - made on first use
+__all__ = ["adapt", "evaluate", "fit", "generate", "invert", "predict", "repair", "verify"]  # noqa: F822 - made on first use
 
 
 def run_generate(settings: Any, *, progress: bool = True, command: str | None = None) -> Any:
@@ -58,6 +58,16 @@ def run_predict(settings: Any, *, progress: bool = True) -> Any:
         return predict(settings)
     with Progress("predicting", unit="samples") as bar:
         return predict(settings, progress=bar.update)
+
+
+def run_adapt(settings: Any, *, progress: bool = True) -> Any:
+    """Adapt with a progress bar on stderr; the `Operator`."""
+    from .adapt import adapt
+
+    if not progress:
+        return adapt(settings)
+    with Progress("adapting", unit="steps") as bar:
+        return adapt(settings, progress=bar.update)
 
 
 def run_invert(settings: Any, *, progress: bool = True) -> Any:
@@ -152,6 +162,7 @@ _COMMANDS: dict[str, tuple[str, str, Callable[..., Any], tuple[str, ...]]] = {
     "fit": ("opkit.fit", "FitConfig", run_fit, ("data",)),
     "evaluate": ("opkit.evaluate", "EvaluateConfig", run_evaluate, ("run", "data")),
     "predict": ("opkit.predict", "PredictConfig", run_predict, ("run", "data")),
+    "adapt": ("opkit.adapt", "AdaptConfig", run_adapt, ("run", "data")),
     "invert": ("opkit.inverse.reconstruct", "InvertConfig", run_invert, ("measurements", "run")),
 }
 #: Names of the command line that the settings call otherwise.

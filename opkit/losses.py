@@ -1,4 +1,4 @@
-"""Relative L2 and H1 norms of the error of a field, weighted by the quadrature of its grid."""
+"""Relative errors of fields: L2 and H1 by the quadrature of the grid, and a spectral norm."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from solvers.names import check_name
 
 __all__ = ["LOSSES", "FieldNorm", "RelativeError"]
 
-LOSSES = ("l2", "h1")
-Kind = Literal["l2", "h1"]
+LOSSES = ("l2", "h1", "h1_spectral")
+Kind = Literal["l2", "h1", "h1_spectral"]
 #: Dirichlet values per axis and side; None where the side has no such condition.
 DirichletValues = tuple[tuple[float | None, float | None], ...]
 
@@ -32,15 +32,22 @@ class FieldNorm:
     one more joins its ends. On a cell-centered axis half a cell is left at either end: the last
     edge stands for it, or, on a Dirichlet side, the difference to the value on the wall.
 
+    ``"h1_spectral"`` is what the MgNO authors' program calls H1: Fourier coefficients of the values
+    as if they were periodic, weighted by :math:`1 + \sum_d k_d^2`, with integer :math:`k_d`,
+    no :math:`2\pi`, that count as 0 from `k_max` on. Not a Sobolev norm: a jump between opposite
+    ends counts, lengths do not, and fine detail has the weight 1.
+
     Parameters
     ----------
     grid : Grid
         Lengths as in the data: the two terms of the H1 norm weigh as the unit of length says.
-    kind : {"l2", "h1"}
+    kind : {"l2", "h1", "h1_spectral"}
     dirichlet : sequence with one (lower, upper) pair an axis, optional
         Wall values for cell-centered axes, None where there are none.
     average : bool
         Divide by the measure of the domain.
+    k_max : int, optional
+        Of ``"h1_spectral"``; None: no limit.
 
     Examples
     --------
@@ -58,6 +65,7 @@ class FieldNorm:
         kind: Kind = "l2",
         dirichlet: DirichletValues | None = None,
         average: bool = False,
+        k_max: int | None = 20,
     ) -> None:
         check_name("loss", kind, LOSSES)
         self.grid, self.kind = grid, kind
@@ -71,7 +79,11 @@ class FieldNorm:
             for side, value in enumerate(pair)
             if value is not None and axis.location == "cell_center" and not axis.periodic
         }
+        if k_max is not None and k_max < 1:
+            raise ValueError(f"k_max={k_max}: need an integer >= 1, or None")
         weights = {"points": grid.weights}
+        if kind == "h1_spectral":
+            weights["modes"] = _mode_weights(grid, k_max)
         for d in range(grid.dim if kind == "h1" else 0):
             weights[f"edges{d}"] = self._edge_weights(d)
             weights[f"wall{d}"] = self._across(d) * 2 / grid.axes[d].spacing
@@ -120,6 +132,11 @@ class FieldNorm:
                 f"u has shape {tuple(u.shape)}, expected (batch, channel, "
                 f"{', '.join(map(str, self.grid.shape))})"
             )
+        if self.kind == "h1_spectral":
+            if u.dtype in (torch.float16, torch.bfloat16):
+                u = u.float()
+            modes = torch.view_as_real(torch.fft.rfftn(u, dim=tuple(range(2, u.ndim))))
+            return modes.square().sum(-1).flatten(2) @ self._like("modes", u)
         total = u.square().flatten(2) @ self._like("points", u)
         if self.kind == "l2":
             return total
@@ -142,6 +159,23 @@ class FieldNorm:
         return weights
 
 
+def _mode_weights(grid: Grid, k_max: int | None) -> np.ndarray:
+    """Weights of the squared coefficients that ``rfftn`` returns."""
+    n = math.prod(grid.shape)
+    total = np.ones(())
+    for d, m in enumerate(grid.shape):
+        last = d == grid.dim - 1
+        k = np.abs(np.fft.rfftfreq(m) if last else np.fft.fftfreq(m)) * m
+        k[k > (k_max or n) - 0.5] = 0.0
+        total = np.add.outer(total, k**2)
+    # all but the first and, of an even number, the last column stand for their conjugates too
+    both = np.full(total.shape[-1], 2.0)
+    both[0] = 1.0
+    if grid.shape[-1] % 2 == 0:
+        both[-1] = 1.0
+    return total * both * float(math.prod(b - a for a, b in grid.bounds)) / n**2
+
+
 class RelativeError:
     """Norm of the error over the norm of the truth, a mean over the output fields.
 
@@ -151,7 +185,7 @@ class RelativeError:
     Parameters
     ----------
     grid : Grid
-    kind : {"l2", "h1"}
+    kind : {"l2", "h1", "h1_spectral"}
     components : sequence of int
         Channels of each output field; default one field with all channels.
     dirichlet : optional
@@ -159,6 +193,8 @@ class RelativeError:
     scales : sequence of float, optional
         A typical size of each field. The result does not depend on it, but float32 would
         underflow where values are below 1e-19.
+    k_max : int, optional
+        As in `FieldNorm`.
 
     Raises
     ------
@@ -174,6 +210,7 @@ class RelativeError:
         components: Sequence[int] | None = None,
         dirichlet: Sequence[DirichletValues | None] | None = None,
         scales: Sequence[float] | None = None,
+        k_max: int | None = 20,
     ) -> None:
         self.components = None if components is None else tuple(components)
         n = 1 if self.components is None else len(self.components)
@@ -189,7 +226,9 @@ class RelativeError:
             None if w is None else tuple((_over(a, s), _over(b, s)) for a, b in w)
             for w, s in zip(walls, self.scales, strict=True)
         ]
-        self.norms = [FieldNorm(grid, kind=kind, dirichlet=w, average=True) for w in scaled]
+        self.norms = [
+            FieldNorm(grid, kind=kind, dirichlet=w, average=True, k_max=k_max) for w in scaled
+        ]
 
     def per_field(self, prediction: Tensor, truth: Tensor) -> Tensor:
         """Relative error of each sample and field, shape (batch, field), no mean taken.

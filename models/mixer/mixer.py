@@ -135,10 +135,6 @@ class MixER(nn.Module):
                 f"n_experts={e}: gating='environment' needs one for each of {n_environments} "
                 "environments"
             )
-        if e > n_environments:
-            raise ValueError(
-                f"n_experts={e}: need as many environments, the data has {n_environments}"
-            )
         if gating == "gradient" and bank.discrete:
             raise ValueError("gating='gradient' multiplies rates: it needs an expert in time")
         self.bank, self.gating, self.split_context = bank, gating, split_context
@@ -381,7 +377,7 @@ def build_mixer(
     Raises
     ------
     ValueError
-        More experts than environments, or a context that cannot be split.
+        A context that cannot be split.
     """
     n = spec.n_environments
     if n_experts is None:

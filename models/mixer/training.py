@@ -63,6 +63,7 @@ class MetaTraining(nn.Module):
     has_centroids: Tensor
     losses: Tensor
     counts: Tensor
+    warmed: Tensor
 
     def __init__(
         self,
@@ -85,6 +86,11 @@ class MetaTraining(nn.Module):
                 raise ValueError(f"{name}={value}: need a number >= {least}")
         if not 0 <= warmup < 1:
             raise ValueError(f"warmup={warmup}: need a number in [0, 1)")
+        if model.n_experts > model.n_environments:
+            raise ValueError(
+                f"n_experts={model.n_experts}: need as many environments, there are "
+                f"{model.n_environments}"
+            )
         self._model = (model,)
         self.inner_steps, self.beta, self.gate_every = inner_steps, beta, gate_every
         self.warmup, self.regularization, self.balance = warmup, regularization, balance
@@ -107,6 +113,7 @@ class MetaTraining(nn.Module):
         self.register_buffer("has_centroids", torch.tensor(False))
         self.register_buffer("losses", values.new_full((len(values), e), math.nan))
         self.register_buffer("counts", torch.zeros(3, dtype=torch.long))
+        self.register_buffer("warmed", torch.tensor(self.warmup == 0 or e == 1))
         self.trains: Literal["contexts", "weights", "both"] = "both"
 
     @property
@@ -121,7 +128,7 @@ class MetaTraining(nn.Module):
     def before_step(self, step: int, total: int) -> None:
         """Choose what this step trains."""
         model, k = self.model, self.inner_steps
-        warm = step < self.warmup_steps(total)
+        warm = step < self.warmup_steps(total) and not self.warmed
         if bool(model.shared) != warm:
             model.shared.fill_(warm)
         if k == 0:
@@ -193,9 +200,10 @@ class MetaTraining(nn.Module):
         GateResult or None
             None: it was not time.
         """
-        model, warm = self.model, self.warmup_steps(total)
-        ends = warm > 0 and step + 1 == warm
+        model = self.model
+        ends = not self.warmed and step + 1 >= self.warmup_steps(total)
         if ends:
+            self.warmed.fill_(True)
             model.bank.copy_(0)
             model.shared.fill_(False)
             for p in model.bank.parameters():
@@ -204,7 +212,7 @@ class MetaTraining(nn.Module):
                     if isinstance(value, Tensor) and value.shape == p.shape:
                         value.copy_(value[:1].expand_as(value).clone())
         due = (step + 1) % self.gate_every == 0 or ends
-        if not self.sets_gate or not due or step + 1 < warm:
+        if not self.sets_gate or not due or not self.warmed:
             return None
         environments, losses = expert_losses()
         self.losses[environments] = losses.to(self.losses)

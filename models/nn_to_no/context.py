@@ -48,6 +48,8 @@ class Context:
     ) -> None:
         self.reference, self.rule, self.managed = reference, rule, managed
         self.dry = False
+        #: Count points of whatever grid, as networks do.
+        self.frozen = False
         self.reset()
 
     def reset(self) -> None:
@@ -153,6 +155,8 @@ class OperatorLayer:
     def scale(self, shape: Sequence[int], grid: Grid | None = None) -> tuple[float, ...]:
         """Reference spacing over present spacing where a layer's input has `shape`."""
         ctx, shape = self.context, tuple(shape)
+        if ctx.frozen:
+            return (1.0,) * len(shape)
         if ctx.managed:
             if ctx.dry:
                 self.shapes.add(shape)

@@ -131,8 +131,18 @@ def kernel_symbol(
 # -- one axis --------------------------------------------------------------------------------------
 
 
-def extend(x: Tensor, axis: int, left: int, right: int, mode: Mode) -> Tensor:
-    """Continue `x` beyond its ends; negative numbers cut."""
+def extend(
+    x: Tensor, axis: int, left: int, right: int, mode: Mode, width: float = 1.0
+) -> Tensor:
+    """Continue `x` beyond its ends; negative numbers cut.
+
+    Parameters
+    ----------
+    width : float
+        Points in a cell of the reference, where points are centers of cells: the value that goes on
+        (``replicate``) is that at the center of the reference's outermost cell, which is also the
+        mirror (``reflect``).
+    """
     n = x.shape[axis]
     if left <= 0 and right <= 0:
         return x.narrow(axis, -left, n + left + right) if left or right else x
@@ -140,15 +150,33 @@ def extend(x: Tensor, axis: int, left: int, right: int, mode: Mode) -> Tensor:
         pad = [0] * (2 * (x.ndim - axis))
         pad[-2:] = [left, right]
         return F.pad(x, pad)
-    i = torch.arange(-left, n + right, device=x.device)
+    i = torch.arange(-left, n + right, dtype=torch.float64)
     if mode == "circular":
-        i = i % n
-    elif mode == "replicate" or n == 1:
-        i = i.clamp(0, n - 1)
+        return x.index_select(axis, (i % n).long().to(x.device))
+    beyond = torch.maximum(-i, i - (n - 1)).clamp_min(0)  # points beyond the end
+    inside = (i >= 0) & (i < n)
+    if mode == "replicate" or n == 1:
+        depth = torch.where(inside, 0.0, (width - 1) / 2)  # from the outermost point inwards
     else:
-        i = i % (2 * n - 2)
-        i = torch.where(i < n, i, 2 * n - 2 - i)
-    return x.index_select(axis, i)
+        period = 2 * n - 2
+        depth = torch.where(inside, 0.0, beyond - 1 + width)
+        depth = depth % period
+        depth = torch.where(depth > n - 1, period - depth, depth)
+    where = torch.where(i < 0, depth, torch.where(i > n - 1, n - 1 - depth, i)).clamp(0, n - 1)
+    low = torch.floor(where + 1e-9)
+    part = where - low
+    out = x.index_select(axis, low.long().to(x.device))
+    if bool((part > 1e-9).any()):
+        high = x.index_select(axis, (low + 1).clamp(max=n - 1).long().to(x.device))
+        shape = [1] * x.ndim
+        shape[axis] = -1
+        out = torch.lerp(out, high, part.clamp_min(0).to(x).reshape(shape))
+    return out
+
+
+def cell_width(axis: Axis, s: float) -> float:
+    """Points in a reference cell, see `extend`; 1 where points are no cells."""
+    return s if axis.location == "cell_center" and s >= 1 else 1.0
 
 
 def smooth(x: Tensor, filters: Sequence[Tensor | None]) -> Tensor:
@@ -247,6 +275,12 @@ class _KernelConv(OperatorLayer):
     stride_rule: str = "index"
     #: points that a padding layer before this one has added in the network: (left, right, mode)
     extra_padding: tuple[tuple[int, int], ...] = ()
+    #: continuation beyond the ends of each axis, where axes differ
+    axis_modes: tuple[Mode, ...] = ()
+
+    def mode(self, d: int) -> Any:
+        """Continuation beyond the ends of axis `d`."""
+        return self.axis_modes[d] if self.axis_modes else self.padding_mode
 
     def pads(self) -> list[tuple[int, int]]:
         """Points added at both ends of each axis, at the reference."""
@@ -282,11 +316,11 @@ class _KernelConv(OperatorLayer):
             )
         scale = self.scale(x.shape[2:], grid if isinstance(grid, Grid) else None)
         if all(s == 1.0 for s in scale):
-            if not self.extra_padding:
+            if not self.extra_padding and not self.axis_modes:
                 out: Tensor = super().forward(x)  # type: ignore[misc]
                 return out
-            for d, (a, b) in enumerate(self.extra_padding):
-                x = extend(x, d + 2, a, b, self.padding_mode)
+            for d, (a, b) in enumerate(self.pads()):
+                x = extend(x, d + 2, a, b, self.mode(d))
             return self._conv(x, self.weight, self.stride, self.dilation)
         axes = self.context.axes
         extents = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
@@ -348,10 +382,11 @@ class _KernelConv(OperatorLayer):
                 dilation.append(1)
             matrices.append(matrix)
             stride[d] = q
-            mode = self.padding_mode
+            mode = self.mode(d)
             if left + right == 0:
                 mode = "circular" if axis.periodic else "replicate"
-            x = extend(x, d + 2, -first, q * (size - 1) + last - x.shape[2 + d] + 1, mode)
+            more = q * (size - 1) + last - x.shape[2 + d] + 1
+            x = extend(x, d + 2, -first, more, mode, cell_width(axis, s))
         if physical:
             self.context.fixed = True
         if integer:
@@ -386,11 +421,11 @@ class _KernelConv(OperatorLayer):
             where = torch.as_tensor(points.points)
             weights = torch.as_tensor(points.point_weights)
         axes = self.context.axes
-        for axis, (left, right) in zip(axes, self.pads(), strict=True):
+        for d, (axis, (left, right)) in enumerate(zip(axes, self.pads(), strict=True)):
             wanted = "circular" if axis.periodic else "zeros"
-            if self.padding_mode != wanted and left + right:
+            if self.mode(d) != wanted and left + right:
                 raise ValueError(
-                    f"{self.path or type(self).__name__}: padding_mode={self.padding_mode!r} has "
+                    f"{self.path or type(self).__name__}: padding_mode={self.mode(d)!r} has "
                     f"no meaning on points; axis {axis.name!r} needs {wanted!r}"
                 )
         return self._integrate(x, where, weights)
@@ -558,7 +593,7 @@ def transposed(
         if continued is not None:
             left = max(0, last // q)
             right = max(0, (size - 1 - first) // q - (n - 1))
-            x = extend(x, d + 2, left, right, continued)
+            x = extend(x, d + 2, left, right, continued, cell_width(axis, s))
         # index 0 of what the transposed convolution gives is output point first - q * left
         cuts.append((-(first - q * left), size))
     if integer:

@@ -14,7 +14,7 @@ from solvers.grids import Axis, Grid
 
 from .context import Context, OperatorLayer
 from .geometry import is_closed
-from .kernels import anchor, conv_size, extend, smooth, taps, transposed
+from .kernels import anchor, cell_width, conv_size, extend, smooth, taps, transposed
 
 __all__ = ["PhysicalPool", "PhysicalUpsample", "max_pool_axis"]
 
@@ -97,7 +97,8 @@ def mean_pool(
         size = conv_size(n, s, axis, extent=k - 1, stride=q, pad=2 * p)
         mode = "zeros" if p else ("circular" if axis.periodic else "replicate")
         last = first + len(matrix) - 1
-        x = extend(x, 2 + d, -first, q * (size - 1) + last - n + 1, mode)  # type: ignore[arg-type]
+        more = q * (size - 1) + last - n + 1
+        x = extend(x, 2 + d, -first, more, mode, cell_width(axis, s))  # type: ignore[arg-type]
         filters.append(matrix.mean(1))
         strides.append((q, size))
     y = smooth(x, filters)

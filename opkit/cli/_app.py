@@ -12,6 +12,7 @@ from solvers.names import suggest
 
 from . import (
     _options,
+    adapt,
     data,
     demo,
     evaluate,
@@ -64,6 +65,7 @@ app.command("generate")(generate.generate)
 app.command("fit")(fit.fit)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("adapt")(adapt.adapt)
 app.command("invert")(invert.invert)
 app.command("report")(report.report)
 app.command("verify")(verify.verify)

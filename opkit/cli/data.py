@@ -35,6 +35,7 @@ class ImportFormat(StrEnum):
     neuraloperator = "neuraloperator"
     fno = "fno"
     deepxde = "deepxde"
+    trajectories = "trajectories"
 
 
 Data = Annotated[
@@ -127,7 +128,8 @@ def import_(
     format: Annotated[
         ImportFormat,
         typer.Argument(
-            metavar="opkit|pdebench|well|neuraloperator|fno|deepxde", help="Where it comes from."
+            metavar="opkit|pdebench|well|neuraloperator|fno|deepxde|trajectories",
+            help="Where it comes from; trajectories: tables (.csv) of time series.",
         ),
     ],
     paths: Annotated[

@@ -60,6 +60,10 @@ def invert(
             "converges); of a baseline tuned or by the noise.",
         ),
     ] = None,
+    temper: Annotated[
+        bool,
+        option("--temper", help="Inflate the noise where data are too precise for the prior."),
+    ] = False,
     split: Annotated[
         Text, option("--split", metavar="NAME", help="Which samples (default test).")
     ] = None,
@@ -98,6 +102,7 @@ def invert(
         "through": through,
         "noise": number(noise),
         "weight": number(weight),
+        "temper": temper or None,
         "split": split,
         "n": number(n),
         "max_iter": number(max_iter),

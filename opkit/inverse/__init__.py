@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .baselines import discrepancy_weight, tikhonov, tv, wavelet_l1
-    from .forward import LinearForward, NonlinearForward, NormBound, as_forward
+    from .forward import LinearForward, NonlinearForward, NormBound, as_forward, temper
     from .pnp import (
         Certificate,
         InverseResult,
@@ -40,6 +40,7 @@ _PUBLIC = {
     "pnp_admm": "pnp",
     "pnp_drs": "pnp",
     "pnp_pgd": "pnp",
+    "temper": "forward",
     "tikhonov": "baselines",
     "tv": "baselines",
     "wavelet_l1": "baselines",
@@ -60,6 +61,7 @@ __all__ = [
     "pnp_admm",
     "pnp_drs",
     "pnp_pgd",
+    "temper",
     "tikhonov",
     "tv",
     "wavelet_l1",

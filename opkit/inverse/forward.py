@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["LinearForward", "NonlinearForward", "NormBound", "as_forward"]
+__all__ = ["LinearForward", "NonlinearForward", "NormBound", "as_forward", "temper"]
 
 #: A relative gap ``|<Ax, y> - <x, A'y>| / (|Ax| |y|)`` above this is a wrong adjoint.
 ADJOINT_TOLERANCE = 1e-6
@@ -87,6 +87,8 @@ class LinearForward:
         self._matvec = matvec if batched else _each(matvec)
         self._rmatvec = rmatvec if batched else _each(rmatvec)
         self._bound, self._inverse = norm_bound, inverse
+        #: Directions of the data whose noise `temper` has inflated.
+        self.inflated = 0
         self._gap: float | None = None
         self._gram: tuple[str, np.ndarray, np.ndarray] | None = None
 
@@ -132,6 +134,8 @@ class LinearForward:
         if not single and v.shape[1:] != ins:
             raise ValueError(f"{name} has shape {v.shape}, expected {ins} or (batch, *{ins})")
         batch = v[None] if single else v
+        if not len(batch):
+            return np.empty((0, *outs))
         out = np.asarray(f(batch), np.float64)
         if out.shape != (len(batch), *outs):
             raise ValueError(
@@ -337,7 +341,7 @@ class NonlinearForward:
         ``G``, for the prediction of the data.
     batched : bool
     accuracy : float
-        Relative error of `h`: what a solver's tolerance or single precision leave.
+        Relative error of ``G(x)``: what a solver's tolerance or single precision leave.
 
     Examples
     --------
@@ -543,6 +547,77 @@ def _from_deepinv(physics: Any, in_shape: Sequence[int] | None) -> LinearForward
     apply, adjoint = through(physics.A), through(physics.A_adjoint)
     outs = apply(np.zeros((1, *ins))).shape[1:]
     return LinearForward(apply, adjoint, ins, outs, batched=True)
+
+
+def temper(
+    forward: Any, noise: float, sigma: float, *, margin: float = 0.99
+) -> tuple[LinearForward, Map]:
+    """Limit the precision of data to what a prior trained at noise `sigma` can be iterated with.
+
+    The data say how large the component of the unknown along the singular vector of ``s_i`` is, up
+    to ``noise / s_i``. Where that is below `sigma`, the noise is taken to be larger, so that it is
+    `sigma`; elsewhere nothing changes. Then ``|P A| < noise / sigma``: the weight that the noise
+    asks for, ``w / s = noise^2 / sigma^2``, is one that converges, with any prior.
+
+    Parameters
+    ----------
+    forward : LinearForward or what `as_forward` takes
+        At most 2500 unknowns or data.
+    noise, sigma : float
+        Standard deviations, of the data and of the prior's training.
+    margin : float
+        ``|P A| sigma / noise`` at most.
+
+    Returns
+    -------
+    tempered : LinearForward
+        ``P A``; `inflated` counts the directions with inflated noise. Certificates say so: the
+        result is the maximum of another posterior than that of the noise as it is.
+    weigh : callable
+        ``y -> P y``, for batches of data.
+
+    Raises
+    ------
+    ValueError
+        Numbers that are not positive, or a map with more unknowns and data.
+
+    Examples
+    --------
+    >>> P, weigh = temper(np.diag([1.0, 0.1]), noise=0.01, sigma=0.05)
+    >>> P.inflated, round(P.norm_bound().value, 3), weigh(np.array([[1.0, 1.0]])).round(3)
+    (1, 0.198, array([[0.198, 1.   ]]))
+    """
+    A = as_forward(forward)
+    if not isinstance(A, LinearForward):
+        raise ValueError("temper needs a linear map")
+    for name, value in (("noise", noise), ("sigma", sigma), ("margin", margin)):
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name}={value}: need a positive number")
+    if min(A.n_unknowns, A.n_data) > DENSE:
+        raise ValueError(
+            f"the map has {A.n_unknowns} unknowns and {A.n_data} data: its spectrum is computed up "
+            f"to {DENSE} of either"
+        )
+    # data directions u_i = A v_i / s_i; what is orthogonal to them does not see the unknown
+    side, values, vectors = A._spectrum()
+    s = np.sqrt(np.maximum(values, 0.0))
+    strong = s > margin * noise / sigma
+    s, directions = s[strong], vectors[:, strong]
+    if side == "A'A":
+        u = A(directions.T.reshape(len(s), *A.in_shape)).reshape(len(s), A.n_data) / s[:, None]
+    else:
+        u = directions.T
+    loss = 1.0 - margin * noise / sigma / s
+
+    def weigh(y: np.ndarray) -> np.ndarray:
+        flat = y.reshape(len(y), -1)
+        return (flat - ((flat @ u.T) * loss) @ u).reshape(y.shape)
+
+    out = LinearForward(
+        lambda x: weigh(A(x)), lambda y: A.adjoint(weigh(y)), A.in_shape, A.out_shape, batched=True
+    )
+    out.inflated = int(strong.sum())
+    return out, weigh
 
 
 # -- helpers -------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def differentiable_map(
     single : bool
         Call it in single precision.
     accuracy : float, optional
-        Relative error of the misfit; default 1e-5 in single, 1e-12 in double precision.
+        Relative error of the function; default 1e-5 in single, 1e-12 in double precision.
     """
     import torch
 

@@ -139,6 +139,8 @@ class InverseResult:
     restarts : tuple of (iteration, sample)
         Where a step was too long and was halved, which changes the objective.
     seconds : float
+    split : ndarray, optional
+        The data's variable `z` of ADMM and DRS, which meets `x` at convergence.
     """
 
     x: np.ndarray
@@ -154,6 +156,7 @@ class InverseResult:
     weight: np.ndarray
     restarts: tuple[tuple[int, int], ...]
     seconds: float
+    split: np.ndarray | None = None
 
 
 # -- shared pieces -------------------------------------------------------------------------------
@@ -185,7 +188,8 @@ class _Setup:
         self.tol, self.max_iter = tol, int(max_iter)
         self.x0 = self._start(x0)
         self.one = (-1, *(1,) * len(self.forward.in_shape))
-        #: Relative rounding in h.
+        self.size = _norms(self.y)
+        #: Relative error of predicted data.
         self.accuracy = (
             self.forward.accuracy if isinstance(self.forward, NonlinearForward) else 2e-13
         )
@@ -220,6 +224,11 @@ class _Setup:
             h = s * h
         return h, s.reshape(self.one) * g
 
+    def rounding(self, h: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """Bound the error of `h` that an error of `accuracy` in the predicted data leaves."""
+        data = np.sqrt(self.scale[at]) * self.size[at]
+        return self.accuracy * (np.sqrt(2 * np.abs(h)) * data + np.abs(h))
+
     def certificate(
         self, *, weight: np.ndarray, lipschitz: tuple[float, str], condition: str, step_ok: bool,
         step_reason: str, log: _Log,
@@ -244,6 +253,12 @@ class _Setup:
                     f"consistency: the prior weighs {max(ratio, 1 / ratio):.3g} times {more} than "
                     f"noise {_mean(noise):.3g} and training at sigma={sigma:.3g} ask"
                 )
+        inflated = self.forward.inflated if isinstance(self.forward, LinearForward) else 0
+        if inflated:
+            reasons.append(
+                f"consistency: the noise of {inflated} of {self.y[0].size} directions of the "
+                "data was inflated"
+            )
         return Certificate(
             method=self.name, lipschitz=lipschitz[0], lipschitz_source=lipschitz[1],
             weight=float(weight.max()), condition=condition,
@@ -251,13 +266,13 @@ class _Setup:
             largest_increase=log.largest_increase,
             sigma_train=math.nan if sigma is None else sigma,
             sigma_noise=math.nan if noise is None else _mean(noise),
-            ratio=ratio, consistent=bool(1 / CONSISTENT <= ratio <= CONSISTENT),
+            ratio=ratio, consistent=bool(1 / CONSISTENT <= ratio <= CONSISTENT) and not inflated,
             reasons=tuple(reasons),
         )  # fmt: skip
 
     def result(
         self, x: np.ndarray, regularizer: np.ndarray, log: _Log, weight: np.ndarray,
-        certificate: Certificate,
+        certificate: Certificate, split: np.ndarray | None = None,
     ) -> InverseResult:  # fmt: skip
         everyone = np.arange(self.n)
         h = np.full(self.n, np.inf)
@@ -273,6 +288,7 @@ class _Setup:
             iterations=log.iterations, certificate=certificate, misfit=h, regularizer=regularizer,
             fixed_point=fixed, weight=weight, restarts=tuple(log.restarts),
             seconds=time.perf_counter() - self.start,
+            split=split[0] if split is not None and self.single else split,
         )  # fmt: skip
 
 
@@ -522,7 +538,7 @@ def pnp_pgd(
             if setup.linear:
                 break
             model = h[at] + _dots(g[at], d) + 0.5 * square / steps[at]
-            short = h_new <= model + setup.accuracy * (np.abs(h[at]) + np.abs(h_new))
+            short = h_new <= model + setup.rounding(np.maximum(h[at], h_new), at)
             if short.all():
                 break
             if k > 0:
@@ -534,7 +550,8 @@ def pnp_pgd(
         if failed:
             break
         objective = h_new + r / steps[at]
-        size = np.abs(h_new) + _norms(new) * _norms(x[at] - eta * g[at]) / steps[at]
+        size = _norms(new) * _norms(x[at] - eta * g[at]) / steps[at]
+        size += np.sqrt(np.abs(h_new) * setup.scale[at]) * setup.size[at] + np.abs(h_new)
         with np.errstate(all="ignore"):
             residual = np.sqrt(square) / _sizes(new)
         before = log._last[at].copy()
@@ -638,7 +655,7 @@ def pnp_admm(
         step_ok=inside, log=log,
         step_reason=f"convergence: rho {rho:.4g} is not above L = {bound:.4g}",
     )  # fmt: skip
-    return setup.result(x, value, log, np.full(setup.n, rho), certificate)
+    return setup.result(x, value, log, np.full(setup.n, rho), certificate, z)
 
 
 def pnp_drs(
@@ -729,7 +746,7 @@ def pnp_drs(
         step_ok=inside, log=log,
         step_reason=f"convergence: rho {rho:.4g} is not above L = {bound:.4g}",
     )  # fmt: skip
-    return setup.result(x, value, log, np.full(setup.n, rho), certificate)
+    return setup.result(x, value, log, np.full(setup.n, rho), certificate, z)
 
 
 def _check_step(name: str, value: float) -> float:

@@ -16,7 +16,7 @@ from solvers.names import suggest
 
 from ..errors import UsageError
 from .baselines import discrepancy_weight, tikhonov, tv, wavelet_l1
-from .forward import LinearForward, NonlinearForward, as_forward
+from .forward import LinearForward, NonlinearForward, as_forward, temper
 from .maps import operator_map, problem_map
 from .pnp import InverseResult, check_data, pnp_admm, pnp_drs, pnp_pgd
 from .prior import Prior, as_prior
@@ -83,6 +83,10 @@ class InvertConfig(BaseModel):
         None, gt=0, allow_inf_nan=False,
         description="weight of the prior, 1/step or rho; default what noise and training ask, at "
         "least 1.01 L. Of a baseline: default tuned on valid, else by the noise (discrepancy)",
+    )  # fmt: skip
+    temper: bool = Field(
+        False, description="inflate the noise where data are more precise than the prior's "
+        "training noise, so that the weight the noise asks for is certain to converge",
     )  # fmt: skip
     split: str = Field("test", description="which samples of a dataset")
     n: int | None = Field(None, ge=1, description="the first n samples alone")
@@ -451,8 +455,16 @@ def _learned(
         scale = float(np.mean(given.noise**2)) / given.noise**2
         asked = float(np.mean(given.noise**2)) / prior.sigma**2
     weight = config.weight
-    if isinstance(given.forward, LinearForward):
-        bound = float(np.max(scale)) * given.forward.norm_bound().value ** 2
+    forward, data = given.forward, given.data
+    if config.temper:
+        if given.noise is None or prior.sigma is None:
+            raise UsageError("temper needs the noise of the data and of the prior's training")
+        # the loudest scale of all samples must stay below the bound
+        quiet = float(np.sqrt(np.mean(given.noise**2) / np.max(scale)))
+        forward, weigh = temper(forward, quiet, prior.sigma)
+        data = weigh(data)
+    if isinstance(forward, LinearForward):
+        bound = float(np.max(scale)) * forward.norm_bound().value ** 2
         if weight is None:
             weight = max(asked or 0.0, 1.01 * bound)
         options: dict[str, Any] = {"step": 1 / weight} if config.chosen == "pgd" else {
@@ -466,7 +478,7 @@ def _learned(
         progress(0, len(given.data), "iterating")
     run: Any = {"pgd": pnp_pgd, "admm": pnp_admm, "drs": pnp_drs}[config.chosen]
     result = run(
-        given.forward, given.data, prior, scale=scale, x0=start, max_iter=config.max_iter,
+        forward, data, prior, scale=scale, x0=start, max_iter=config.max_iter,
         tol=config.tol, sigma_noise=given.noise, **options,
     )  # fmt: skip
     if progress is not None:

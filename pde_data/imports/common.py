@@ -42,6 +42,7 @@ FORMATS = {
     "neuraloperator": ("arrays", "neuraloperator's .pt files"),
     "fno": ("arrays", "MATLAB .mat files of the FNO data, v5 and v7.3"),
     "deepxde": ("arrays", "DeepXDE's .npz files, aligned and unaligned"),
+    "trajectories": ("trajectories", "tables (.csv) of time series, one row a time"),
 }
 
 

@@ -166,8 +166,8 @@ def test_inversion_undoes_the_network(name, method):
     x = net(y).detach()
     found = net.invert(x, method=method, tol=1e-7)
     assert bool(found.converged.all())
-    residual = (net(found.y) - x).flatten(1).norm(dim=1)
-    torch.testing.assert_close(found.residual, residual.detach(), rtol=1e-6, atol=1e-12)
+    residual = (net(found.y) - x).detach().flatten(1).norm(dim=1)
+    torch.testing.assert_close(found.residual, residual, rtol=1e-6, atol=1e-12)
     assert float(residual.max()) <= 1e-7 * max(1.0, float(x.flatten(1).norm(dim=1).max()))
 
 

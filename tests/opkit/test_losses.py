@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -167,3 +169,88 @@ def test_errors_name_the_shapes() -> None:
         FieldNorm(grid, kind="h2")
     with pytest.raises(ValueError, match="prediction has shape"):
         RelativeError(grid)(torch.zeros(1, 1, 5, 5), torch.zeros(1, 2, 5, 5))
+
+
+# -- order of convergence under each layout ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layout", "name"),
+    [*itertools.product(["vertex", "cell"], ["x", "x^2", "sin"]), ("periodic", "sin")],
+)
+def test_h1_norms_converge_with_second_order(layout: str, name: str) -> None:
+    """The norm of x, x^2 and a sine on [0, 2] against the integrals."""
+    f, exact = {
+        "x": (lambda x: x, 8 / 3 + 2),
+        "x^2": (lambda x: x**2, 32 / 5 + 32 / 3),
+        "sin": (lambda x: np.sin(np.pi * x), 1 + np.pi**2),
+    }[name]
+    errors = []
+    for n in (16, 32, 64, 128):
+        axis = {
+            "vertex": Axis("x", n + 1, 0.0, 2.0),
+            "cell": Axis("x", n, 0.0, 2.0, location="cell_center"),
+            "periodic": Axis("x", n, 0.0, 2.0, periodic=True),
+        }[layout]
+        grid = Grid((axis,))
+        norm = FieldNorm(grid, kind="h1")(_field(grid, f)).sqrt()
+        errors.append(abs(float(norm) - exact**0.5))
+    rate = np.log2(np.divide(errors[:-1], errors[1:]))
+    assert np.all(rate >= 1.8), (errors, rate)
+
+
+# -- the spectral norm of the MgNO authors' program ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "k_max"), [((48, 40), 20), ((45, 49), 20), ((30,), 7), ((9, 8, 6), None)]
+)
+def test_spectral_norm_against_all_coefficients(shape: tuple[int, ...], k_max: int | None) -> None:
+    grid = Grid(tuple(Axis(a, n) for a, n in zip("xyz", shape, strict=False)))
+    u, v = np.random.default_rng(0).normal(size=(2, 3, 1, *shape))
+    weight = np.ones(shape)
+    for d, n in enumerate(shape):
+        k = np.concatenate([np.arange((n + 1) // 2), np.arange(-(n // 2), 0)])
+        if k_max is not None:
+            k = np.where(np.abs(k) < k_max, k, 0)
+        one = [1] * len(shape)
+        one[d] = n
+        weight = weight + k.reshape(one) ** 2.0
+    axes = tuple(range(2, u.ndim))
+
+    def norm(w: np.ndarray) -> np.ndarray:
+        modes = np.fft.fftn(w, axes=axes, norm="ortho")
+        return np.sqrt((weight * np.abs(modes) ** 2).sum(axis=axes))[:, 0]
+
+    loss = RelativeError(grid, kind="h1_spectral", k_max=k_max)
+    found = loss.per_sample(torch.as_tensor(u), torch.as_tensor(v))
+    np.testing.assert_allclose(found.numpy(), norm(u - v) / norm(v), rtol=1e-12)
+
+
+def test_spectral_norm_is_no_sobolev_norm() -> None:
+    """Integer wave numbers whatever the length; the values of x count as a jump at the end."""
+    for length in (1.0, 7.0):
+        grid = Grid((Axis("x", 64, 0.0, length, periodic=True),))
+        u = _field(grid, lambda x, s=length: np.sin(2 * np.pi * 3 * x / s))
+        value = FieldNorm(grid, kind="h1_spectral", average=True)(u)
+        assert float(value) == pytest.approx((1 + 3**2) / 2, rel=1e-12)
+        cut = FieldNorm(grid, kind="h1_spectral", average=True, k_max=3)(u)
+        assert float(cut) == pytest.approx(1 / 2, rel=1e-12)  # the weight of fine detail is 1
+    norms = [
+        float(FieldNorm(Grid.unit(n, dim=1), kind="h1_spectral", k_max=None)(
+            torch.linspace(0, 1, n, dtype=torch.float64)[None, None]
+        ))
+        for n in (65, 129, 257)
+    ]  # fmt: skip
+    # grows with the grid: no limit
+    assert norms[1] > 1.8 * norms[0]
+    assert norms[2] > 1.8 * norms[1]
+
+
+def test_spectral_norm_has_gradients_and_refuses_bad_limits() -> None:
+    grid = Grid.unit(6, dim=2)
+    x = torch.randn(1, 1, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    norm = FieldNorm(grid, kind="h1_spectral")
+    assert torch.autograd.gradcheck(norm, (x.requires_grad_(),))
+    with pytest.raises(ValueError, match="k_max=0: need an integer >= 1"):
+        FieldNorm(grid, kind="h1_spectral", k_max=0)

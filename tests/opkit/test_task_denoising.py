@@ -288,9 +288,10 @@ def test_denoise_is_the_model_in_physical_units(run):
     assert y.shape == x.shape and y.dtype == np.float64
     np.testing.assert_allclose(y, expected, rtol=1e-5)
     np.testing.assert_array_equal(op(x), y)
-    np.testing.assert_allclose(op.denoise(x[0]), y[0], rtol=1e-6)
-    np.testing.assert_allclose(op.denoise(x[:, None])[:, 0], y, rtol=1e-6)
-    np.testing.assert_allclose(op.denoise(x, batch_size=2), y, rtol=1e-6)
+    close = {"rtol": 1e-5, "atol": 1e-5}  # float32; batches are summed in another order
+    np.testing.assert_allclose(op.denoise(x[0]), y[0], **close)
+    np.testing.assert_allclose(op.denoise(x[:, None])[:, 0], y, **close)
+    np.testing.assert_allclose(op.denoise(x, batch_size=2), y, **close)
     t = torch.as_tensor(x, dtype=torch.float32).requires_grad_(True)
     op.denoise(t).sum().backward()
     assert t.grad is not None and float(t.grad.abs().max()) > 0

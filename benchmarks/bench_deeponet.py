@@ -1,0 +1,421 @@
+"""DeepONet's experiments, made anew: generalization, sensors, PDEs, fair comparison, speed.
+
+Data come from `opkit.generate`, trainings go through `opkit.fit`; each experiment leaves one JSON
+file in the work directory, so that an interrupted benchmark goes on where it was.
+
+    python benchmarks/bench_deeponet.py [--work DIR] [--only NAME,NAME...] [--seeds 3]
+
+`step_deepxde` needs DeepXDE (pip install deepxde), which runs in a process of its own as importing
+it changes global state; it is left out where it is not installed. Writes
+benchmarks/results/deeponet.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import opkit
+from opkit.checkpoint import save_json
+from opkit.evaluate import EvaluateConfig, evaluate
+from opkit.fit import FitConfig, fit
+from pde_data.hdf5 import open_dataset
+
+RESULTS = Path(__file__).parent / "results" / "deeponet.json"
+ODES = ("antiderivative", "nonlinear_ode", "gravity_pendulum")
+#: Problem, parameters, samples (train, valid, test), resolution.
+DATA: dict[str, tuple[str, dict[str, Any], tuple[int, int, int], int | None]] = {
+    **{p: (p, {}, (10_000, 500, 2000), None) for p in ODES},
+    **{f"sensors_{m}": ("antiderivative", {"n_sensors": m}, (2000, 200, 2000), None)
+       for m in (3, 4, 5)},
+    "diffusion_reaction": ("deeponet_diffusion_reaction", {}, (500, 20, 100), None),
+    "diffusion_reaction_fine": (
+        "deeponet_diffusion_reaction", {"n_times": 201}, (1, 1, 100), 201
+    ),
+    "triangle": ("darcy_geometry", {"geometry": "triangle"}, (1900, 100, 100), 64),
+    "notch": ("darcy_geometry", {}, (1900, 100, 100), 64),
+}  # fmt: skip
+#: Nets of the paper's ordinary differential equations: [m, 40, 40] and [1, 40, 40], relu.
+SMALL = {"latent": 40, "branch_layers": [40], "trunk_layers": [40], "activation": "relu"}
+
+
+class Bench:
+    """Work directory: data, runs and results."""
+
+    def __init__(self, work: Path, seeds: int) -> None:
+        self.work, self.seeds = work, seeds
+        (work / "data").mkdir(parents=True, exist_ok=True)
+        (work / "results").mkdir(exist_ok=True)
+
+    def data(self, name: str) -> Path:
+        """Dataset, generated when first asked for."""
+        from pde_data.generate import GenerateConfig, generate
+
+        path = self.work / "data" / name
+        problem, params, (train, valid, test), resolution = DATA[name]
+        if not (path / "dataset.json").is_file():
+            shutil.rmtree(path, ignore_errors=True)
+            generate(
+                GenerateConfig(
+                    problem=problem, out=str(path), n=train, n_valid=valid, n_test=test,
+                    params=params, resolution=resolution, error_fraction=0.0,
+                )
+            )  # fmt: skip
+        return path
+
+    def train(self, data: str, model: str, seed: int, **settings: Any) -> dict[str, Any]:
+        """Train, evaluate on test, and look at the training points too."""
+        out = self.work / "run"
+        config = FitConfig(
+            data=str(self.data(data)), model=model, out=str(out), seed=seed, overwrite=out.exists(),
+            threads=1, weight_decay=0.0, **settings,
+        )  # fmt: skip
+        start = time.process_time()
+        op = fit(config)
+        seconds = time.process_time() - start
+        test = evaluate(EvaluateConfig(run=str(out), data=config.data, repeats=1))
+        result = {
+            "test_mse": test["mse"]["mean"],
+            "test_rel_l2": test["rel_l2"]["mean"],
+            "test_rel_l2_median": test["rel_l2"]["median"],
+            "train_mse": training_error(op, config),
+            "steps": int(op.history[-1]["step"]),
+            "parameters": op.n_parameters,
+            "cpu_seconds": seconds,
+        }
+        return result
+
+
+def training_error(op: Any, config: FitConfig) -> float:
+    """Mean squared error at the points that were trained on, physical units."""
+    split = open_dataset(config.data)["train"]
+    data = op.task.data(split, dtype=torch.float32, limit=config.n_train, train=True)
+    learner = op.task.learner(op.model, op.module.normalizer, config)
+    total = count = 0.0
+    with torch.no_grad():
+        for start in range(0, len(data), 256):
+            batch = data[np.arange(start, min(len(data), start + 256))]
+            errors = learner.errors(*batch)["mse"]
+            total, count = total + float(errors.double().sum()), count + len(errors)
+    return total / count
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Median, mean and all values."""
+    return {"median": statistics.median(values), "mean": statistics.fmean(values), "all": values}
+
+
+def full(steps: int, n: int, batch: int) -> dict[str, Any]:
+    """Train for about so many steps in ten epochs."""
+    per_pass = -(-n // batch)
+    return {"batch_size": batch, "epochs": 10, "repeat": max(1, round(steps / 10 / per_pass))}
+
+
+# -- experiments -------------------------------------------------------------------------------
+
+
+def generalization(bench: Bench, problem: str) -> dict[str, Any]:
+    """DeepONet against FNN on one random point of each of 1,000 functions, 4,000 steps."""
+    n, steps = 1000, 4000
+    common = {"n_train": n, "task": {"points": 1}, "lr": 3e-3, **full(steps, n, 250)}
+    out: dict[str, Any] = {}
+    models: dict[str, tuple[str, dict[str, Any]]] = {
+        "deeponet": ("deeponet", SMALL),
+        **{f"fnn_{w}": ("fnn", {"layers": [w, w], "activation": "relu"}) for w in (40, 100, 256)},
+    }
+    for name, (model, options) in models.items():
+        found = [
+            bench.train(problem, model, s, options=options, **common) for s in range(bench.seeds)
+        ]
+        out[name] = {k: spread([f[k] for f in found]) for k in ("test_mse", "train_mse")}
+        out[name]["gap"] = spread([f["test_mse"] - f["train_mse"] for f in found])
+        out[name]["parameters"] = found[0]["parameters"]
+    best = min((k for k in out if k.startswith("fnn")), key=lambda k: out[k]["test_mse"]["median"])
+    ratios = {
+        what: out[best][what]["median"] / out["deeponet"][what]["median"]
+        for what in ("test_mse", "gap")
+    }
+    return {**out, "best_fnn": best, "fnn_over_deeponet": ratios}
+
+
+def order(bench: Bench) -> dict[str, Any]:
+    """Test error against the number of triples, m = 100, 4,000 steps."""
+    sizes, out = (250, 500, 1000, 4000), {}
+    for n in sizes:
+        settings = {"n_train": n, "task": {"points": 1}, "lr": 3e-3, **full(4000, n, 250)}
+        found = [
+            bench.train("antiderivative", "deeponet", s, options=SMALL, **settings)
+            for s in range(bench.seeds)
+        ]
+        out[n] = {k: spread([f[k] for f in found]) for k in ("test_mse", "train_mse")}
+    errors = [out[n]["test_mse"]["median"] for n in sizes[:3]]
+    slope = float(np.polyfit(np.log(sizes[:3]), np.log(errors), 1)[0])
+    return {"sizes": {str(k): v for k, v in out.items()}, "slope_250_to_1000": slope}
+
+
+def posterior_floor(m: int, *, length: float = 0.2, n: int = 401) -> float:
+    """Variance of the antiderivative given u at m sensors, its mean over y in [0, 1].
+
+    u is a Gaussian process with kernel ``exp(-(x - x')^2 / (2 length^2))``, s(y) its integral from
+    0 to y; both covariances by Gauss quadrature.
+    """
+    x = np.linspace(0, 1, m)
+    nodes, weights = np.polynomial.legendre.leggauss(60)
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.exp(-((a[:, None] - b[None]) ** 2) / (2 * length**2))
+
+    ys, w = np.polynomial.legendre.leggauss(n // 8)
+    total = 0.0
+    inverse = np.linalg.inv(kernel(x, x))
+    for y, wy in zip((ys + 1) / 2, w / 2, strict=True):
+        z, wz = y * (nodes + 1) / 2, y * weights / 2
+        variance = wz @ kernel(z, z) @ wz
+        cross = wz @ kernel(z, x)
+        total += wy * (variance - cross @ inverse @ cross)
+    return float(total)
+
+
+def sensors(bench: Bench) -> dict[str, Any]:
+    """Test error against the least that m sensors allow; 2,000 triples."""
+    out = {}
+    for m in (3, 4, 5):
+        floor = posterior_floor(m)
+        found = [
+            bench.train(
+                f"sensors_{m}", "deeponet", s, options=SMALL, task={"points": 1}, lr=3e-3,
+                **full(3000, 2000, 500),
+            )["test_mse"]
+            for s in range(bench.seeds)
+        ]  # fmt: skip
+        out[str(m)] = {"floor": floor, "test_mse": spread(found),
+                       "over_floor": spread([f / floor for f in found])}  # fmt: skip
+    return out
+
+
+def paper_size(bench: Bench, problem: str) -> dict[str, Any]:
+    """10,000 triples as in the paper, m = 100."""
+    return bench.train(
+        problem, "deeponet", 0, task={"points": 1}, lr=3e-3,
+        options={**SMALL, "activation": "gelu"}, **full(20_000, 10_000, 500),
+    )  # fmt: skip
+
+
+def diffusion_reaction(bench: Bench) -> dict[str, Any]:
+    """200 functions at 100 points each; new functions, on the grid and off it."""
+    settings = {"n_train": 200, "task": {"points": 100}, "lr": 3e-3, **full(6000, 200, 40)}
+    wide = {"latent": 100, "branch_layers": [100, 100], "trunk_layers": [100, 100],
+            "activation": "gelu"}  # fmt: skip
+    models = {
+        "deeponet": ("deeponet", wide),
+        "fnn": ("fnn", {"layers": [100, 100, 100], "activation": "gelu"}),
+    }
+    out: dict[str, Any] = {}
+    for name, (model, options) in models.items():
+        found = []
+        for s in range(bench.seeds):
+            r = bench.train("diffusion_reaction", model, s, options=options, **settings)
+            op = opkit.load(bench.work / "run")
+            r["off_grid_rel_l2_median"] = off_grid(op, bench.data("diffusion_reaction_fine"))
+            found.append(r)
+        keys = ("test_rel_l2_median", "test_mse", "train_mse", "off_grid_rel_l2_median")
+        out[name] = {k: spread([f[k] for f in found]) for k in keys}
+        out[name]["gap"] = spread([f["test_mse"] - f["train_mse"] for f in found])
+    return out
+
+
+def off_grid(op: Any, fine: Path) -> float:
+    """Median relative L2 error at points of a grid twice as fine that lie on no coarse point."""
+    split = open_dataset(fine)["test"]
+    values = split.read(np.arange(len(split)))
+    u, s = values["u"][:, ::2], values["s"][:, 1::2, 1::2]
+    x, t = split.schema.grid.coords[0][1::2], np.array(split.schema.time)[1::2]
+    y = np.stack([a.ravel() for a in np.meshgrid(x, t, indexing="xy")], axis=1)
+    got = op(u, y).reshape(s.shape)
+    errors = np.linalg.norm((got - s).reshape(len(s), -1), axis=1)
+    return float(np.median(errors / np.linalg.norm(s.reshape(len(s), -1), axis=1)))
+
+
+def geometry(bench: Bench, data: str) -> dict[str, Any]:
+    """Darcy flow with varying boundary values, 1,900 functions: DeepONet and POD-DeepONet."""
+    don = {"latent": 128, "branch_layers": [128, 128], "trunk_layers": [128, 128, 128]}
+    common = {"batch_size": 100, "lr": 2e-3}
+    return {
+        "deeponet": bench.train(
+            data, "deeponet", 0, options=don, task={"queries": 256}, epochs=40, repeat=25, **common
+        ),
+        "pod_deeponet": bench.train(
+            data, "pod_deeponet", 0, options={"modes": 20}, epochs=20, repeat=25, **common
+        ),
+    }
+
+
+# -- speed -------------------------------------------------------------------------------------
+
+#: Functions, sensors, points, width, steps of one comparison.
+SPEED = ((150, 100, 100, 40), (1000, 100, 100, 40), (150, 100, 2500, 128))
+_DEEPXDE = """
+import json, sys, time
+import numpy as np
+import deepxde as dde
+import torch
+torch.set_num_threads(1)
+b, m, n, w, steps = map(int, sys.argv[1:])
+rng = np.random.default_rng(0)
+f32 = np.float32
+x = (rng.standard_normal((b, m)).astype(f32), rng.random((n, 1)).astype(f32))
+y = rng.standard_normal((b, n)).astype(f32)
+data = dde.data.TripleCartesianProd(x, y, x, y)
+net = dde.nn.DeepONetCartesianProd([m, w, w], [1, w, w], "relu", "Glorot normal")
+model = dde.Model(data, net)
+model.compile("adam", lr=1e-3)
+sys.stdout.flush()
+import io, contextlib
+with contextlib.redirect_stdout(io.StringIO()):
+    model.train(iterations=20, display_every=10**9)
+    start = time.process_time()
+    model.train(iterations=steps, display_every=10**9)
+    seconds = time.process_time() - start
+print(json.dumps(seconds / steps))
+"""
+
+
+def step_deepxde(bench: Bench) -> dict[str, Any] | str:
+    """Seconds of a full-batch step, CPU time of one thread, rounds interleaved."""
+    if importlib.util.find_spec("deepxde") is None:
+        return "DeepXDE is not installed"
+    steps, out = 200, {}
+    env = {**os.environ, "DDE_BACKEND": "pytorch", "OMP_NUM_THREADS": "1"}
+    for b, m, n, w in SPEED:
+        times: dict[str, list[float]] = {"deepxde": [], "opkit_step": [], "opkit_fit": []}
+        for _ in range(3):
+            sizes = [str(k) for k in (b, m, n, w, steps)]
+            done = subprocess.run(
+                [sys.executable, "-c", _DEEPXDE, *sizes], env=env, check=True, capture_output=True,
+                text=True,
+            )  # fmt: skip
+            times["deepxde"].append(float(json.loads(done.stdout.strip().splitlines()[-1])))
+            times["opkit_step"].append(own_step(b, m, n, w, steps))
+            times["opkit_fit"].append(fit_step(bench, b, m, n, w, steps))
+        median = {k: statistics.median(v) for k, v in times.items()}
+        out[f"{b}x{n}_m{m}_w{w}"] = {
+            "seconds": median,
+            "all": times,
+            "deepxde_over_step": median["deepxde"] / median["opkit_step"],
+            "deepxde_over_fit": median["deepxde"] / median["opkit_fit"],
+        }
+    return out
+
+
+def own_step(b: int, m: int, n: int, w: int, steps: int) -> float:
+    """Seconds of a step in a plain loop."""
+    from models.deeponet import DeepONet
+
+    torch.set_num_threads(1)
+    model = DeepONet(m, 1, w, (w,), (w,), "relu")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    u, y, s = torch.randn(b, m), torch.rand(n, 1), torch.randn(b, n)
+
+    def run(k: int) -> float:
+        start = time.process_time()
+        for _ in range(k):
+            loss = torch.nn.functional.mse_loss(model(u, y), s)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return (time.process_time() - start) / k
+
+    run(20)
+    return run(steps)
+
+
+def fit_step(bench: Bench, b: int, m: int, n: int, w: int, steps: int) -> float:
+    """Seconds of a step of `opkit.fit`: the difference of two lengths, so that setup cancels."""
+    path = synthetic(bench, b, m, n)
+
+    def run(k: int) -> float:
+        out = bench.work / "speed"
+        config = FitConfig(
+            data=str(path), model="deeponet", out=str(out), overwrite=out.exists(), epochs=1,
+            repeat=k, batch_size=b, threads=1, scheduler="constant", lr=1e-3,
+            options={"latent": w, "branch_layers": [w], "trunk_layers": [w], "activation": "relu",
+                     "hard": "none"},
+        )  # fmt: skip
+        start = time.process_time()
+        fit(config)
+        return time.process_time() - start
+
+    short = run(20)
+    return (run(20 + steps) - short) / steps
+
+
+def synthetic(bench: Bench, b: int, m: int, n: int) -> Path:
+    """Antiderivatives at n times."""
+    from pde_data.generate import GenerateConfig, generate
+
+    path = bench.work / "data" / f"speed_{b}_{m}_{n}"
+    if not (path / "dataset.json").is_file():
+        generate(
+            GenerateConfig(
+                problem="antiderivative", out=str(path), n=b, n_valid=1, n_test=1, resolution=n,
+                params={"n_sensors": m}, error_fraction=0.0,
+            )
+        )  # fmt: skip
+    return path
+
+
+EXPERIMENTS: dict[str, Callable[[Bench], Any]] = {
+    "sensors": sensors,
+    "order": order,
+    "generalization_antiderivative": lambda b: generalization(b, "antiderivative"),
+    "generalization_gravity_pendulum": lambda b: generalization(b, "gravity_pendulum"),
+    "generalization_nonlinear_ode": lambda b: generalization(b, "nonlinear_ode"),
+    **{f"paper_{p}": (lambda b, p=p: paper_size(b, p)) for p in ODES},
+    "triangle": lambda b: geometry(b, "triangle"),
+    "notch": lambda b: geometry(b, "notch"),
+    "diffusion_reaction": diffusion_reaction,
+    "step_deepxde": step_deepxde,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, default=Path("bench_deeponet"))
+    parser.add_argument("--only", default=",".join(EXPERIMENTS))
+    parser.add_argument("--seeds", type=int, default=3)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    bench = Bench(args.work, args.seeds)
+    for name in args.only.split(","):
+        if name not in EXPERIMENTS:
+            parser.error(f"--only {name}: need {', '.join(EXPERIMENTS)}")
+        path = bench.work / "results" / f"{name}.json"
+        if not path.is_file():
+            start = time.process_time()
+            result = EXPERIMENTS[name](bench)
+            save_json(path, {"result": result, "cpu_seconds": time.process_time() - start})
+        print(name, path.read_text(encoding="utf-8"), flush=True)
+    found = {
+        name: json.loads(p.read_text(encoding="utf-8"))
+        for name in EXPERIMENTS
+        if (p := bench.work / "results" / f"{name}.json").is_file()
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    save_json(RESULTS, found)
+
+
+if __name__ == "__main__":
+    main()
