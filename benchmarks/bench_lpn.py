@@ -160,12 +160,12 @@ def prior(op: Any, points: list[float]) -> list[float]:
     return (values - values[0]).tolist()
 
 
-ONE_D = {"hidden": 50, "layers": 4, "alpha": 0.0, "beta": 20.0, "init": "uniform"}
+ONE_D = {"hidden": 50, "layers": 4, "alpha": 0.0, "beta": 14.0, "init": "uniform"}
 
 
 def fit_numbers(data: Path, out: Path, seed: int, threads: int | None, **changes: Any) -> Any:
     settings: dict[str, Any] = {
-        "epochs": 20, "repeat": 18, "batch_size": 2000, "lr": 3e-3, "seed": seed,
+        "epochs": 12, "repeat": 3, "batch_size": 500, "lr": 4e-3, "seed": seed,
         "options": dict(ONE_D), **changes,
     }  # fmt: skip
     task = {

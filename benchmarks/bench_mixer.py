@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,7 @@ def static() -> None:
 
 FAMILIES = ("harmonic_oscillator", "double_well", "duffing")
 FIT = {
-    "epochs": 12, "repeat": 96, "lr": 5e-3, "threads": 1, "overwrite": True, "progress": False,
+    "epochs": 16, "repeat": 96, "lr": 5e-3, "threads": 1, "progress": False,
 }  # fmt: skip
 SCHEMES: dict[str, dict[str, Any]] = {
     "warmup": {},
@@ -160,13 +160,15 @@ def families(seed: int) -> tuple[Path, Path]:
     return train, new
 
 
-def trained(data: Path, scheme: str, seed: int, *, horizon: int, **fit: Any) -> Path:
+def trained(data: Path, scheme: str, seed: int, horizon: int, **options: Any) -> Path:
     """Train a scheme once."""
     run = WORK / f"{data.name}-{scheme.replace(' ', '-')}-{seed}"
-    if not (run / "model.safetensors").is_file():
+    started = (run / "checkpoints" / "last.ckpt").is_file()
+    if not started or len(opkit.load(run).history) < FIT["epochs"]:
+        more = {"resume": True} if started else {"overwrite": True}
         opkit.fit(
-            data, model="mixer", out=run, seed=seed, set=SCHEMES[scheme],
-            task={"horizon": horizon}, **{**FIT, **fit},
+            data, model="mixer", out=run, seed=seed, set=SCHEMES[scheme] | options,
+            task={"horizon": horizon}, **FIT, **more,
         )  # fmt: skip
     return run
 
@@ -185,14 +187,14 @@ def judged(run: Path, data: Path) -> dict[str, Any]:
     }
 
 
-def trajectories() -> None:
+def trajectories(schemes: Sequence[str] = ("warmup", "one expert", "gradient")) -> None:
     """Partition and test errors."""
     for seed in SEEDS:
-        for scheme in SCHEMES:
+        for scheme in schemes:
 
             def run(scheme: str = scheme, seed: int = seed) -> dict[str, Any]:
                 data, _ = families(seed)
-                return judged(trained(data, scheme, seed, horizon=4), data)
+                return judged(trained(data, scheme, seed, 4), data)
 
             store(f"trajectories/{scheme}/{seed}", run)
 
@@ -203,7 +205,7 @@ def trajectories() -> None:
 def adapt_run(seed: int) -> dict[str, Any]:
     """Errors on 8 other trajectories of each new environment, before and after."""
     data, new = families(seed)
-    run = trained(data, "warmup", seed, horizon=4)
+    run = trained(data, "warmup", seed, 4)
     out = WORK / f"adapted{seed}"
     before = opkit.load(run)
     weights = {k: v.clone() for k, v in before.model.state_dict().items() if "bank" in k}
@@ -259,33 +261,23 @@ def limit() -> None:
                     f"lotka{seed}", n=36, n_valid=18, n_test=288, seed=30 + seed,
                     set={"families": ["lotka_volterra"]},
                 )  # fmt: skip
-                more = {"set": SCHEMES[scheme] | options}
-                return judged(trained_with(data, scheme, seed, more), data)
+                return judged(trained(data, scheme, seed, 5, **options), data)
 
             store(f"limit/{scheme}/{seed}", run)
-
-
-def trained_with(data: Path, scheme: str, seed: int, more: dict[str, Any]) -> Path:
-    """Train with other options."""
-    run = WORK / f"{data.name}-{scheme.replace(' ', '-')}-{seed}"
-    if not (run / "model.safetensors").is_file():
-        opkit.fit(
-            data, model="mixer", out=run, seed=seed, task={"horizon": 5}, **more, **FIT
-        )  # fmt: skip
-    return run
 
 
 # -- cost of a step ------------------------------------------------------------------------------
 
 
-def cost_run(n_experts: int, balanced: bool) -> dict[str, Any]:
+def cost_run(n_experts: int, balanced: bool, per: int) -> dict[str, Any]:
     """CPU time of training steps over that of a single expert on the same batch, interleaved.
 
-    32 environments, 8 trajectories of 6 times each, width 64; a MixER step alone, and with the
-    update of the gate every 12 steps. Median of ratios of neighbors.
+    64 environments, `per` trajectories of 6 times each, width 64; a MixER step alone, and with
+    the gate's updates at their default rate. Median of ratios of neighbors. Unbalanced: all
+    experts but the first have one environment each.
     """
     torch.manual_seed(0)
-    n, per = 32, 8
+    n = 64
     models = {}
     for name, e in (("single", 1), ("mixer", n_experts)):
         m = build_mixer(TrajectorySpec(2, n, None), n_experts=e)
@@ -326,7 +318,7 @@ def cost_run(n_experts: int, balanced: bool) -> dict[str, Any]:
     for _ in range(3):
         step("single"), step("mixer"), update()
     single, mixer, updates = [], [], []
-    for _ in range(40):
+    for _ in range(30):
         single.append(step("single"))
         mixer.append(step("mixer"))
         updates.append(update())
@@ -335,22 +327,24 @@ def cost_run(n_experts: int, balanced: bool) -> dict[str, Any]:
         "step": float(np.median(mixer_ / single_)),
         "step_p25_p75": np.percentile(mixer_ / single_, [25, 75]).round(3).tolist(),
         "update": float(np.median(update_ / single_)),
-        "step_with_update_every_12": float(np.median((mixer_ + update_ / 12) / single_)),
+        "with_updates": float(np.median((mixer_ + update_ / max(12, 4 * n_experts)) / single_)),
     }
 
 
 def cost() -> None:
     """Top-1 is sparse."""
-    for e in (2, 3, 5, 10):
-        for name, balanced in (("balanced", True), ("unbalanced", False)):
-            store(f"cost/{e} experts/{name}", lambda e=e, b=balanced: cost_run(e, b))
+    for per in (4, 16):
+        for e in (3, 10):
+            for name, balanced in (("balanced", True), ("unbalanced", False)):
+                key = f"cost/{64 * per} trajectories, {e} experts, {name}"
+                store(key, lambda e=e, b=balanced, p=per: cost_run(e, b, p))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     jobs = {
         "static": static, "cost": cost, "trajectories": trajectories, "adapt": adapt,
-        "limit": limit,
+        "limit": limit, "paper": lambda: trajectories(("paper",)),
     }  # fmt: skip
     for name in sys.argv[1:] or jobs:
         jobs[name]()

@@ -245,6 +245,33 @@ register_model(
 )
 register_model(
     ModelEntry(
+        "tfno",
+        "TFNO: Fourier neural operator with factorized weights (neuraloperator)",
+        "grid",
+        "models.baselines:build_tfno",
+        "Kossaifi et al., arXiv:2310.00120",
+    )
+)
+register_model(
+    ModelEntry(
+        "uno",
+        "UNO: U-shaped Fourier neural operator (neuraloperator)",
+        "grid",
+        "models.baselines:build_uno",
+        "Rahman, Ross, Azizzadenesheli, arXiv:2204.11127",
+    )
+)
+register_model(
+    ModelEntry(
+        "local_no",
+        "LocalNO: Fourier layers, local integrals, differences (neuraloperator), 2-D",
+        "grid",
+        "models.baselines:build_local_no",
+        "Liu-Schiaffini et al., arXiv:2402.16845",
+    )
+)
+register_model(
+    ModelEntry(
         "unet",
         "U-Net: convolutions on a hierarchy of grids with skip connections",
         "grid",
@@ -286,6 +313,7 @@ register_model(
         "denoising",
         "models.lpn:build_lpn",
         "Fang, Buchanan, Sulam, arXiv:2310.14344",
+        {"lr": 5e-3},
     )
 )
 register_model(
@@ -350,5 +378,77 @@ register_model(
         "trajectories",
         "models.mixer:build_mixer",
         "Nzoyem et al., arXiv:2502.05335",
+    )
+)
+register_model(
+    ModelEntry(
+        "operator_cnn",
+        "Converted CNN: convolutions as integrals with kernels of fixed size",
+        "grid",
+        "models.nn_to_no.operators:build_cnn",
+        "Berner et al., arXiv:2506.10973",
+    )
+)
+register_model(
+    ModelEntry(
+        "operator_resnet",
+        "Converted residual network",
+        "grid",
+        "models.nn_to_no.operators:build_resnet",
+        "Berner et al., arXiv:2506.10973",
+    )
+)
+register_model(
+    ModelEntry(
+        "operator_unet",
+        "Converted U-Net",
+        "grid",
+        "models.nn_to_no.operators:build_unet",
+        "Berner et al., arXiv:2506.10973",
+    )
+)
+register_model(
+    ModelEntry(
+        "operator_vit",
+        "Converted vision transformer: patches of fixed physical size",
+        "grid",
+        "models.nn_to_no.operators:build_vit",
+        "Berner et al., arXiv:2506.10973",
+    )
+)
+register_model(
+    ModelEntry(
+        "operator_transformer",
+        "Transformer whose attention is an integral over the grid",
+        "grid",
+        "models.nn_to_no.operators:build_transformer",
+        "Berner et al., arXiv:2506.10973",
+    )
+)
+register_model(
+    ModelEntry(
+        "operator_mlp",
+        "Converted dense network: integral transforms with interpolated kernels",
+        "grid",
+        "models.nn_to_no.operators:build_mlp",
+        "Berner et al., arXiv:2506.10973",
+    )
+)
+register_model(
+    ModelEntry(
+        "operator_gnn",
+        "Graph operator: integrals over balls of fixed radius, on meshes",
+        "mesh",
+        "models.nn_to_no.operators:build_gnn",
+        "Berner et al., arXiv:2506.10973",
+    )
+)
+register_model(
+    ModelEntry(
+        "operator_mesh_transformer",
+        "Transformer whose attention is an integral over the mesh",
+        "mesh",
+        "models.nn_to_no.operators:build_mesh_transformer",
+        "Berner et al., arXiv:2506.10973",
     )
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from solvers.grids import Grid
 
-__all__ = ["DenoisingSpec", "FunctionSpec", "ModelSpec", "PointsSpec", "TrajectorySpec"]
+__all__ = ["DenoisingSpec", "FunctionSpec", "MeshSpec", "ModelSpec", "PointsSpec", "TrajectorySpec"]
 
 
 @dataclass(frozen=True)
@@ -121,3 +121,23 @@ class TrajectorySpec:
     n_states: int
     n_environments: int
     n_families: int | None = None
+
+
+@dataclass(frozen=True)
+class MeshSpec:
+    """Channels and domain of a dataset on meshes or point clouds.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        Values at a point.
+    bounds : tuple of (float, float)
+        Box that holds all points, per coordinate.
+    spacing : float
+        Mean distance of neighboring points: that of a grid with as many points a measure.
+    """
+
+    in_channels: int
+    out_channels: int
+    bounds: tuple[tuple[float, float], ...]
+    spacing: float

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from .fno import GridFNO, build_fno
+from .fno import GridFNO, build_fno, build_tfno
+from .local_no import GridLocalNO, build_local_no
 from .resnet import DilatedResNet, ResNet, build_dilresnet, build_resnet
 from .spectral import spectral_conv
 from .unet import UNet, build_unet
+from .uno import GridUNO, build_uno
 from .vit import ViT, build_vit
 
 __all__ = [
     "DilatedResNet",
     "GridFNO",
+    "GridLocalNO",
+    "GridUNO",
     "ResNet",
     "UNet",
     "ViT",
     "build_dilresnet",
     "build_fno",
+    "build_local_no",
     "build_resnet",
+    "build_tfno",
     "build_unet",
+    "build_uno",
     "build_vit",
     "spectral_conv",
 ]

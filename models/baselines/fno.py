@@ -12,15 +12,16 @@ from torch import Tensor, nn
 from solvers.grids import Grid
 
 from ..spec import ModelSpec
-from ._grid import GridModel
+from ._grid import GridModel, positive
 from .spectral import import_neuralop, spectral_conv
 
-__all__ = ["GridFNO", "build_fno"]
+__all__ = ["GridFNO", "build_fno", "build_tfno"]
 
 Norm = Literal["group_norm", "instance_norm"]
+Factorization = Literal["tucker", "cp", "tt"]
 
 
-class _EvenPadding(nn.Module):
+class EvenPadding(nn.Module):
     """Zeros beyond the upper ends, up to a fixed multiple of each axis' length.
 
     The period stays the same physical length at every resolution, and sizes are even. Offers
@@ -74,6 +75,10 @@ class GridFNO(GridModel):
         Append coordinates: x in [0, 1], on periodic axes sine and cosine of 2 pi x.
     use_channel_mlp : bool
     norm : {"group_norm", "instance_norm"} or None
+    factorization : {"tucker", "cp", "tt"} or None
+        Store the weights of the modes as a product of small tensors.
+    rank : float
+        Parameters of that product over those of the full weights, above 0, at most 1.
 
     Raises
     ------
@@ -100,6 +105,8 @@ class GridFNO(GridModel):
         coordinates: bool,
         use_channel_mlp: bool,
         norm: Norm | None,
+        factorization: Factorization | None = None,
+        rank: float = 1.0,
     ) -> None:
         super().__init__(in_channels, grid=grid, coordinates=coordinates)
         # neuraloperator's fno_block_precision, factorization ... stay at their defaults
@@ -112,13 +119,15 @@ class GridFNO(GridModel):
             positional_embedding=None,
             use_channel_mlp=use_channel_mlp,
             norm=norm,
+            factorization=factorization,
+            rank=rank,
             conv_module=spectral_conv(),
         )
         # neuraloperator's models put their constructor's arguments among the weights
         self.register_state_dict_post_hook(drop_metadata)
         fractions = [0.0 if p else padding for p in grid.periodic]
         if any(fractions):
-            self.fno.domain_padding = _EvenPadding(fractions, _closed(grid))
+            self.fno.domain_padding = EvenPadding(fractions, closed_axes(grid))
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the operator.
@@ -144,7 +153,7 @@ def drop_metadata(module: nn.Module, state: dict[str, Any], prefix: str, local: 
     state.pop("_metadata", None)
 
 
-def _closed(grid: Grid) -> list[bool]:
+def closed_axes(grid: Grid) -> list[bool]:
     """Axes with points on both ends."""
     return [a.location == "node" and not a.periodic for a in grid.axes]
 
@@ -184,31 +193,87 @@ def build_fno(
     ValueError
         More modes than the grid has points; other values out of range.
     """
-    grid = spec.grid
-    if not 0 <= padding <= 1:
-        raise ValueError(f"padding={padding}: need a fraction of the axis from 0 to 1")
-    for name, value in (("hidden_channels", hidden_channels), ("n_layers", n_layers)):
-        if value < 1:
-            raise ValueError(f"{name}={value}: need an integer >= 1")
-    limit = [n - n % 2 for n in grid.shape]
-    if n_modes is None:
-        modes = [min(16, m) for m in limit]
-    else:
-        modes = [n_modes] * grid.dim if isinstance(n_modes, int) else list(n_modes)
-        if len(modes) != grid.dim:
-            raise ValueError(
-                f"n_modes={n_modes} has {len(modes)} entries, the grid {grid.dim} axes"
-            )
-        for m, most, axis in zip(modes, limit, grid.axes, strict=True):
-            if m < 2 or m % 2 or m > most:
-                raise ValueError(
-                    f"n_modes={n_modes}: need even numbers from 2 to {most}, what the "
-                    f"{axis.n} points of axis {axis.name!r} resolve"
-                )
+    _check(padding, hidden_channels=hidden_channels, n_layers=n_layers)
+    modes = mode_numbers(spec.grid, n_modes)
     model = GridFNO(
-        spec.in_channels, spec.out_channels, grid=grid, n_modes=tuple(modes),
+        spec.in_channels, spec.out_channels, grid=spec.grid, n_modes=tuple(modes),
         hidden_channels=hidden_channels, n_layers=n_layers, padding=padding,
         coordinates=coordinates, use_channel_mlp=use_channel_mlp, norm=norm,
     )  # fmt: skip
     model.resolved_options = {"n_modes": modes}
     return model
+
+
+def build_tfno(
+    spec: ModelSpec,
+    *,
+    factorization: Factorization = "tucker",
+    rank: float = 0.1,
+    n_modes: int | list[int] | None = None,
+    hidden_channels: int = 48,
+    n_layers: int = 4,
+    padding: float = 0.0,
+    coordinates: bool = True,
+    use_channel_mlp: bool = True,
+    norm: Norm | None = None,
+) -> GridFNO:
+    """Tensorized FNO for a dataset: the weights of the modes in factors.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+    factorization, rank
+        As in `GridFNO`.
+    n_modes, hidden_channels, n_layers, padding, coordinates, use_channel_mlp, norm
+        As in `build_fno`.
+
+    Returns
+    -------
+    GridFNO
+
+    References
+    ----------
+    .. [1] Kossaifi et al., "Multi-grid tensorized Fourier neural operator for high-resolution
+       PDEs", TMLR 2024, arXiv:2310.00120.
+    """
+    _check(padding, hidden_channels=hidden_channels, n_layers=n_layers)
+    if not 0 < rank <= 1:
+        raise ValueError(f"rank={rank}: need a number above 0, at most 1")
+    modes = mode_numbers(spec.grid, n_modes)
+    model = GridFNO(
+        spec.in_channels, spec.out_channels, grid=spec.grid, n_modes=tuple(modes),
+        hidden_channels=hidden_channels, n_layers=n_layers, padding=padding,
+        coordinates=coordinates, use_channel_mlp=use_channel_mlp, norm=norm,
+        factorization=factorization, rank=rank,
+    )  # fmt: skip
+    model.resolved_options = {"n_modes": modes}
+    return model
+
+
+def _check(padding: float, **counts: int) -> None:
+    positive(**counts)
+    if not 0 <= padding <= 1:
+        raise ValueError(f"padding={padding}: need a fraction of the axis from 0 to 1")
+
+
+def mode_numbers(grid: Grid, n_modes: int | list[int] | None) -> list[int]:
+    """Fourier modes per axis; by default 16, or what the grid resolves if that is less.
+
+    Raises
+    ------
+    ValueError
+        More modes than the grid has points, or odd numbers of them.
+    """
+    limit = [n - n % 2 for n in grid.shape]
+    if n_modes is None:
+        return [min(16, m) for m in limit]
+    modes = [n_modes] * grid.dim if isinstance(n_modes, int) else list(n_modes)
+    if len(modes) != grid.dim:
+        raise ValueError(f"n_modes={n_modes} has {len(modes)} entries, the grid {grid.dim} axes")
+    for m, most, axis in zip(modes, limit, grid.axes, strict=True):
+        if m < 2 or m % 2 or m > most:
+            raise ValueError(
+                f"n_modes={n_modes}: need even numbers from 2 to {most}, what the "
+                f"{axis.n} points of axis {axis.name!r} resolve"
+            )
+    return modes

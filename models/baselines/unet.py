@@ -81,9 +81,7 @@ class UNet(GridModel):
 
         up = conv_class(grid.dim, transposed=True)
         pairs = list(pairwise(widths))
-        self.down = nn.ModuleList(
-            double(a, b) for a, b in pairwise([self.features, *widths])
-        )
+        self.down = nn.ModuleList(double(a, b) for a, b in pairwise([self.features, *widths]))
         self.up = nn.ModuleList(up(coarse, fine, 2, stride=2) for fine, coarse in pairs)
         self.merge = nn.ModuleList(double(2 * fine, fine) for fine, _ in pairs)
         self.project = conv_class(grid.dim)(hidden_channels, out_channels, 1)

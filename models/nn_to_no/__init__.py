@@ -26,6 +26,17 @@ from .kernels import (
 )
 from .local import Antialiased, FiniteDifferenceConv, LocalIntegral
 from .norms import GlobalMean, WeightedBatchNorm, WeightedGroupNorm, WeightedInstanceNorm
+from .operators import (
+    InputOutputInterpolation,
+    OperatorCNN,
+    OperatorGNN,
+    OperatorMLP,
+    OperatorResNet,
+    OperatorTransformer,
+    OperatorUNet,
+    OperatorViT,
+)
+from .points import PointTransformer
 from .pooling import PhysicalPool, PhysicalUpsample
 
 __all__ = [
@@ -36,6 +47,7 @@ __all__ = [
     "FunctionTable",
     "GlobalMean",
     "GraphIntegral",
+    "InputOutputInterpolation",
     "IntegralLinear",
     "KernelConv1d",
     "KernelConv2d",
@@ -46,12 +58,20 @@ __all__ = [
     "LayerReport",
     "LocalIntegral",
     "Neighbors",
+    "OperatorCNN",
+    "OperatorGNN",
+    "OperatorMLP",
     "OperatorModule",
+    "OperatorResNet",
+    "OperatorTransformer",
+    "OperatorUNet",
+    "OperatorViT",
     "PatchExpansion",
     "PatchIntegral",
     "PhysicalPool",
     "PhysicalUpsample",
     "PointCloud",
+    "PointTransformer",
     "QuadratureAttention",
     "Scope",
     "UnsupportedLayerError",

@@ -73,8 +73,9 @@ class QuadratureAttention(nn.Module):
             raise ValueError(f"kind={kind!r}: allowed are softmax, linear")
         self.heads, self.kind = heads, kind
         self.to_q = nn.Linear(channels, channels)
-        self.to_k = nn.Linear(channels, channels)
-        self.to_v = nn.Linear(channels, channels)
+        # a bias of the keys cancels, as does one of values whose mean is taken out
+        self.to_k = nn.Linear(channels, channels, bias=False)
+        self.to_v = nn.Linear(channels, channels, bias=kind == "softmax")
         self.out = nn.Linear(channels, channels)
 
     def forward(self, f: Tensor, weights: Tensor, query: Tensor | None = None) -> Tensor:

@@ -39,7 +39,7 @@ class GridLearner(Learner):
                     normalizer=normalizer,
                     components=task.model_components,
                 )
-                for kind in {loss, *task.losses}
+                for kind in {loss, "l2", "h1"}
             }
             for shape in self.shapes
         ]

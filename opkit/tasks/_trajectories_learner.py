@@ -192,7 +192,7 @@ class TrajectoryLearner(Learner):
                 model,
                 inner_steps=inner,
                 beta=settings.beta,
-                gate_every=settings.gate_every or (1 if paper else 12),
+                gate_every=settings.gate_every or (1 if paper else max(12, 4 * e)),
                 warmup=warmup,
                 regularization=settings.regularization,
                 balance=settings.balance,

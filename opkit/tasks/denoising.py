@@ -63,7 +63,7 @@ class DenoisingOptions(TaskOptions):
         0.5, ge=0, le=1, description="part of the steps that minimize the absolute error first"
     )
     lr_ratio: float = Field(
-        0.1, gt=0, le=10, description="learning rate of proximal matching over that before"
+        0.5, gt=0, le=10, description="learning rate of proximal matching over that before"
     )
 
 

@@ -122,7 +122,7 @@ class GridTask(Task):
     name: ClassVar[str] = "grid"
     #: The gradient counts: the MgNO paper's choice for elliptic problems.
     default_loss: ClassVar[str] = "h1"
-    losses: ClassVar[tuple[str, ...]] = ("h1", "l2")
+    losses: ClassVar[tuple[str, ...]] = ("h1", "l2", "h1_spectral")
     metrics: ClassVar[Mapping[str, str]] = {"rel_l2": "relative L2", "rel_h1": "relative H1"}
     titles: ClassVar[Mapping[str, str]] = {
         "max_error": "largest pointwise error",
@@ -500,7 +500,7 @@ class GridTask(Task):
 
         Parameters
         ----------
-        kind : {"l2", "h1"}
+        kind : {"l2", "h1", "h1_spectral"}
         grid : Grid, optional
             Another resolution.
         normalizer : Normalizer, optional

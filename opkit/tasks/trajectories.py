@@ -61,8 +61,9 @@ class TrajectoriesOptions(TaskOptions):
     )  # fmt: skip
     beta: float = Field(10.0, ge=0, description="of the proximal terms")
     gate_every: int | None = Field(
-        None, ge=1, description="steps from one gate to the next; default 12, with gating=paper 1"
-    )
+        None, ge=1, description="steps from one gate to the next; default 4 for each expert and at "
+        "least 12, with gating=paper 1",
+    )  # fmt: skip
     warmup: float | None = Field(
         None, ge=0, lt=1, description="part of the steps in which all environments share one "
         "expert; default 0.3, 0 with other gatings than warmup",

@@ -126,22 +126,24 @@ class _Handles:
         self._open[key] = (stamp, opened)
         return opened
 
-    def descriptor(self, path: Path, stamp: tuple[int, ...]) -> Descriptor | None:
+    def descriptor(self, key: str, stamp: tuple[int, ...]) -> Descriptor | None:
         """File open for reading past HDF5; None if it is not the one with this stamp."""
-        from ._raw import Descriptor
-
-        key = str(path)
         try:
             if _stamp(os.stat(key)) != stamp:
                 return None
             with self.lock:
-                cached = self._descriptors.pop(key, None)
-                if cached is None or cached[0] != stamp:
-                    cached = stamp, Descriptor(key, stamp, _stamp)
-                self._descriptors[key] = cached
+                cached = self._descriptors.get(key)
+                if cached is not None and cached[0] == stamp:
+                    self._descriptors.move_to_end(key)
+                    return cached[1]
+                from ._raw import Descriptor
+
+                file = Descriptor(key, stamp, _stamp)
+                self._descriptors[key] = stamp, file
+                self._descriptors.move_to_end(key)
                 while len(self._descriptors) > MAX_DESCRIPTORS:
                     self._descriptors.popitem(last=False)
-                return cached[1]
+                return file
         except (OSError, ValueError):  # HDF5 shall say what is wrong
             return None
 
@@ -219,6 +221,17 @@ class _Cut:
         return whole.shape if self.last is None else (*whole.shape[:-1], len(self.last))
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What reading some fields and scalars takes."""
+
+    names: tuple[str, ...]
+    paths: dict[str, str] = field(default_factory=dict)  # of what lies in the files
+    fields: dict[str, str] = field(default_factory=dict)  # what the first axis counts
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of a sample, if all have it
+    scalars: dict[str, float] = field(default_factory=dict)
+
+
 class Split:
     """The samples of one split, in the order of their ids.
 
@@ -240,6 +253,7 @@ class Split:
         self._starts = np.cumsum([0, *(p.n for p in self._parts)])
         self._ids: np.ndarray | None = None
         self._tables: dict[str, np.ndarray] = {}
+        self._plans: dict[tuple[str, ...], _Plan] = {}
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -497,41 +511,34 @@ class Split:
         if index.ndim != 1 or index.dtype.kind not in "iu":
             raise IndexError(f"indices {indices!r}: need a sequence of integers")
         index = index.astype(np.int64)
-        bad = (index < -len(self)) | (index >= len(self))
-        if bad.any():
+        if len(index) and not -len(self) <= index.min() <= index.max() < len(self):
+            bad = (index < -len(self)) | (index >= len(self))
             raise IndexError(
                 f"index {index[bad][0]} is out of range: split {self.name!r} has {len(self)} "
                 "samples"
             )
-        index = np.where(index < 0, index + len(self), index)
-        fields = {f.name: f for f in schema.fields}
-        scalars = {s.name: s for s in schema.scalars}
+        index[index < 0] += len(self)
+        plan = self._plan(tuple(names))
+        todo, fields = plan.paths, plan.fields
         out: dict[str, Any] = {"": index}
-        todo: dict[str, str] = {}
-        shapes: dict[str, tuple[int, ...]] = {}
-        for name in names:
-            if name in fields:
-                if _file.rows_of(schema, fields[name]) in ("point", "cell"):
-                    out[name] = [None] * len(index)
-                else:
-                    shape = schema.sample_shape(name)
-                    shape = cuts[name].shape(shape) if name in cuts else shape
-                    out[name], shapes[name] = None, (len(index), *shape)
-                todo[name] = _file.field_path(schema, name)
-            elif name in scalars:
-                value = scalars[name].value
-                out[name] = np.full(len(index), np.nan if value is None else value)
-                if value is None:
-                    todo[name] = f"scalars/{name}"
+        for name in plan.names:
+            if name in plan.scalars:
+                out[name] = np.full(len(index), plan.scalars[name])
             else:
-                raise SchemaError(
-                    f"no field or scalar {name!r}.{suggest(name, [*fields, *scalars])} "
-                    f"The dataset has {', '.join([*fields, *scalars])}."
-                )
+                out[name] = [None] * len(index)
+        shapes = {
+            name: (len(index), *(cuts[name].shape(shape) if name in cuts else shape))
+            for name, shape in plan.shapes.items()
+        }
         out |= _arrays(shapes, np.dtype(schema.dtype))
-        part = np.searchsorted(self._starts, index, side="right") - 1
         whole = {n: p for n, p in todo.items() if n in fields and n not in cuts}
-        left = self._read_past_hdf5(index, part, whole, out) if len(index) >= MIN_RAW else part >= 0
+        if len(index) >= MIN_RAW and whole:
+            left = self._read_past_hdf5(index, whole, out)
+            if len(todo) == len(whole) and not left.any():
+                return out
+        else:
+            left = np.ones(len(index), np.bool_)
+        part = np.searchsorted(self._starts, index, side="right") - 1
         for k in np.unique(part) if len(todo) > len(whole) else np.unique(part[left]):
             where = np.flatnonzero(part == k)
             local = index[where] - self._starts[k] + self._parts[k].first
@@ -544,7 +551,7 @@ class Split:
                         continue
                     ds = opened.dataset(path)
                     cut = cuts.get(name)
-                    rows = _file.rows_of(schema, fields[name]) if name in fields else "sample"
+                    rows = fields.get(name, "sample")
                     if rows in ("point", "cell"):
                         offsets = opened.meshes.offsets[rows]
                         spans = [(int(offsets[i]), int(offsets[i + 1])) for i in local]
@@ -558,12 +565,41 @@ class Split:
                             self._fill(ds, path, local, where, out[name], cut)
         return out
 
+    def _plan(self, names: tuple[str, ...]) -> _Plan:
+        """Say what reading some fields and scalars takes.
+
+        Raises
+        ------
+        SchemaError
+            Unknown name.
+        """
+        if names in self._plans:
+            return self._plans[names]
+        schema = self.schema
+        fields = {f.name: f for f in schema.fields}
+        scalars = {s.name: s for s in schema.scalars}
+        plan = _Plan(names)
+        for name in names:
+            if name in fields:
+                plan.fields[name] = rows = _file.rows_of(schema, fields[name])
+                if rows not in ("point", "cell"):
+                    plan.shapes[name] = schema.sample_shape(name)
+                plan.paths[name] = _file.field_path(schema, name)
+            elif name in scalars:
+                value = scalars[name].value
+                plan.scalars[name] = math.nan if value is None else value
+                if value is None:
+                    plan.paths[name] = f"scalars/{name}"
+            else:
+                raise SchemaError(
+                    f"no field or scalar {name!r}.{suggest(name, [*fields, *scalars])} "
+                    f"The dataset has {', '.join([*fields, *scalars])}."
+                )
+        self._plans[names] = plan
+        return plan
+
     def _read_past_hdf5(
-        self,
-        index: np.ndarray,
-        part: np.ndarray,
-        paths: Mapping[str, str],
-        out: Mapping[str, Any],
+        self, index: np.ndarray, paths: Mapping[str, str], out: Mapping[str, Any]
     ) -> np.ndarray:
         """Read what lies where the index says, in files untouched since it was made.
 
@@ -573,12 +609,14 @@ class Split:
             Samples left to HDF5, which also says what is wrong with them.
         """
         left = np.ones(len(index), np.bool_)
+        order = np.argsort(index, kind="stable")
+        wanted = index[order]
         files: list[Descriptor] = []
         fds = np.full(len(self._parts), -1, np.int32)
-        for k in np.flatnonzero(np.bincount(part)).tolist() if paths else ():
+        for k in set((np.searchsorted(self._starts, wanted, side="right") - 1).tolist()):
             p = self._parts[k]
             if all(path in p.chunks for path in paths.values()):
-                file = _HANDLES.descriptor(p.path, p.stamp)
+                file = _HANDLES.descriptor(str(p.path), p.stamp)
                 if file is not None:
                     files.append(file)  # open as long as this is
                     fds[k] = file.fd
@@ -586,15 +624,9 @@ class Split:
             return left
         from ._raw import read_chunks
 
-        rows = np.argsort(index, kind="stable")
-        rows = rows[fds[part[rows]] >= 0]
-        wanted = index[rows]
-        targets = []
-        for name, path in paths.items():
-            table = self._places(path)
-            first, start, step = table[np.searchsorted(table[:, 0], wanted, "right") - 1].T
-            targets.append((start + (wanted - first) * step, out[name]))
-        left[rows] = ~read_chunks(fds[part[rows]], rows, targets)
+        tables = [self._places(path) for path in paths.values()]
+        arrays = [out[name] for name in paths]
+        left[order] = ~read_chunks(fds, self._starts[:-1], wanted, order, tables, arrays)
         return left
 
     def _places(self, path: str) -> np.ndarray:

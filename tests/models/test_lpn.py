@@ -113,7 +113,8 @@ def test_every_initialization_is_convex_and_differs(init, positivity):
         torch.testing.assert_close(w.log().mean(), torch.tensor(-10.0), atol=0.05, rtol=0)
         torch.testing.assert_close(w.log().std(), torch.tensor(0.1), atol=0.02, rtol=0)
     if init == "balanced":
-        torch.testing.assert_close(w.flatten(1).sum(1), torch.ones(4), atol=0.4, rtol=0)
+        torch.testing.assert_close(w.flatten(1).sum(1), torch.ones(4))
+        assert bool((w[range(4), range(4), 1, 1] > 0.7).all())
 
 
 def test_balanced_starts_with_mean_eigenvalue_one_half():
@@ -334,7 +335,7 @@ def test_dncnn_is_residual_and_starts_near_the_identity():
     spec = DenoisingSpec((2, 12, 10), (False, False))
     net, _ = build_model("dncnn", spec, {"hidden_channels": 8, "depth": 3})
     x = torch.randn(2, 2, 12, 10, generator=torch.Generator().manual_seed(0))
-    assert float((net(x) - x).norm() / x.norm()) < 0.1
+    assert float((net(x) - x).detach().norm() / x.norm()) < 0.1
     net.zero_grad()
     with torch.no_grad():
         for p in net.parameters():

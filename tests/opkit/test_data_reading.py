@@ -353,11 +353,11 @@ def test_an_index_that_was_tampered_with_is_not_followed(
 def test_sums_of_the_checksum_by_definition(n: int) -> None:
     from pde_data.hdf5._raw import _LANES, _sums
 
-    work = np.zeros((2, _LANES), np.uint32)
+    lanes = np.zeros(2 * _LANES, np.uint32)
     random = np.random.default_rng(n).integers(0, 2**16, n)
     for words in (random, np.full(n, 2**16 - 1), np.full(n, 2**16 - 2)):
         first = second = 0
         for w in words.tolist():
             first = (first + w) % 65535
             second = (second + first) % 65535
-        assert _sums(words.astype(np.uint16), *work) == (first, second)
+        assert _sums(words.astype(np.uint16), lanes) == (first, second)

@@ -251,7 +251,7 @@ def test_nothing_is_tempered_where_data_are_vague() -> None:
     P, weigh = temper(np.eye(3), noise=1.0, sigma=0.1)
     assert P.inflated == 0
     assert np.array_equal(weigh(np.ones((1, 3))), np.ones((1, 3)))
-    with pytest.raises(ValueError, match="sigma=0.0: need a positive number"):
+    with pytest.raises(ValueError, match=r"sigma=0\.0: need a positive number"):
         temper(np.eye(3), noise=1.0, sigma=0.0)
 
 
