@@ -3,9 +3,9 @@
 Data come from opkit's own problems, and every training is `opkit.fit`. Each run is stored in
 ``results/mgno_accuracy.json`` when it ends, and skipped when it is there already::
 
-    python benchmarks/bench_mgno_accuracy.py                    # all that is missing, and the tables
+    python benchmarks/bench_mgno_accuracy.py                # what is missing, and the tables
     python benchmarks/bench_mgno_accuracy.py --only rough --seeds 0 --models mgno,fno
-    python benchmarks/bench_mgno_accuracy.py --fresh            # everything anew (half an hour)
+    python benchmarks/bench_mgno_accuracy.py --fresh        # everything anew (half an hour)
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ DATA: dict[str, dict[str, Any]] = {
 #: Name -> model, loss and options. MgNO has less than half of FNO's parameters; U-Net and ResNet
 #: as many as MgNO.
 MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "mgno": ("mgno", "h1", {"hidden_channels": 16}),
+    "mgno": ("mgno", "h1", {"hidden_channels": 20}),
     "fno": ("fno", "h1", {"n_modes": 12, "hidden_channels": 32}),
-    "unet": ("unet", "h1", {"hidden_channels": 9, "n_levels": 4}),
-    "dilresnet": ("dilresnet", "h1", {"hidden_channels": 25}),
-    "mgno_l2": ("mgno", "l2", {"hidden_channels": 16}),
+    "unet": ("unet", "h1", {"hidden_channels": 11, "n_levels": 4}),
+    "dilresnet": ("dilresnet", "h1", {"hidden_channels": 30}),
+    "mgno_l2": ("mgno", "l2", {"hidden_channels": 20}),
 }
 EPOCHS = {"darcy": 16, "rules": 12}
 

@@ -201,6 +201,167 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+# -- meshes ----------------------------------------------------------------------------------------
+
+MESHES = {"trained": 30, "twice": 42, "four_times": 60}
+MESH_STEPS = 350
+
+
+def l_shape_refined(size: float) -> Any:
+    """Triangles of an L-shape, eight times finer about the corner that points inwards."""
+    from solvers.fenicsx import triangulate
+    from solvers.fenicsx.geometry import Domain, polygon
+
+    near = 0.5 + 0.25 * np.linspace(0, 1, round(0.25 / (size / 8)) + 1)
+    corners = [(0, 0), (1, 0), (1, 0.5)]
+    corners += [(x, 0.5) for x in near[::-1]] + [(0.5, y) for y in near[1:]]
+    corners += [(0.5, 1), (0, 1)]
+    return triangulate(Domain(polygon(corners, names="outer")), size)
+
+
+def mesh_samples(directory: Path, dataset: Any) -> dict[str, Any]:
+    """Test functions solved on each mesh: name -> (a, u, points, weights)."""
+    from pde_data.problem import get_problem
+
+    problem: Any = get_problem("darcy_geometry", **dataset.config["params"])
+    seeds = dataset["test"].quality("seed")
+    found = {}
+    for name in (*MESHES, "locally_refined"):
+        path = directory / f"lshape_{name}.npz"
+        if not path.is_file():
+            if name == "locally_refined":
+                mesh = l_shape_refined(problem.mesh_size((MESHES["trained"],)))
+            else:
+                mesh = problem.triangulation(None, (MESHES[name],))
+            a, u = [], []
+            for seed in seeds:
+                inputs = problem.sample(np.random.default_rng(int(seed)))
+                values, _, _ = problem.compute(inputs, mesh, 1e-10)
+                a.append(values["a"])
+                u.append(values["u"])
+            m = mesh.mesh()
+            np.savez(path, a=a, u=u, points=m.points, weights=m.point_weights)
+        with np.load(path) as stored:
+            found[name] = {k: torch.as_tensor(stored[k]).float() for k in stored.files}
+    return found
+
+
+def mesh_models(bounds: Any, spacing: float) -> dict[str, Callable[[], nn.Module]]:
+    """Operators and their twins that count points alike."""
+    graph: dict[str, Any] = {"bounds": bounds, "radius": 2.5 * spacing, "hidden_channels": 24,
+                             "n_layers": 3}  # fmt: skip
+    transformer: dict[str, Any] = {"bounds": bounds, "hidden_channels": 48, "n_layers": 3,
+                                   "kind": "linear"}  # fmt: skip
+    return {
+        "gnn": lambda: OperatorGNN(1, 1, **graph),
+        "gnn_knn_unweighted": lambda: OperatorGNN(1, 1, weighted=False, knn=18, **graph),
+        "transformer": lambda: PointTransformer(1, 1, **transformer),
+        "transformer_unweighted": lambda: PointTransformer(1, 1, weighted=False, **transformer),
+    }
+
+
+def mesh_relative(model: Any, x: Tensor, y: Tensor, points: Tensor, w: Tensor) -> Tensor:
+    """Quadrature-weighted relative L2 error of each sample, (b, P, 1)."""
+    e = ((model(x, points, w) - y).square()[..., 0] * w).sum(1)
+    return (e / (y.square()[..., 0] * w).sum(1)).sqrt()
+
+
+def meshes(directory: Path, seeds: int, out: Path) -> None:
+    """Train on one mesh, test on others."""
+    import opkit
+    from opkit.tasks.mesh import MeshTask
+    from pde_data.hdf5 import open_dataset
+
+    path = directory / "lshape"
+    if not path.exists():
+        opkit.generate(
+            "darcy_geometry", out=str(path), n=160, n_valid=12, n_test=24,
+            resolution=MESHES["trained"], seed=3, error_fraction=0.0,
+            params={"geometry": "l_shape", "varying": "coefficient", "tau": 3},
+        )  # fmt: skip
+    dataset = open_dataset(path)
+    task = MeshTask.from_dataset(dataset, None)
+    scale = task.fit_normalizer(dataset["train"])
+    (a0,), (sa,) = scale.input_shift, scale.input_scale
+    (u0,), (su,) = scale.output_shift, scale.output_scale
+    xs, ys = task.read(dataset["train"], np.arange(len(dataset["train"])))
+    x = torch.as_tensor((np.stack(xs) - a0) / sa).float()
+    y = torch.as_tensor(np.stack(ys) / su).float()
+    mesh = dataset["train"].mesh(0)
+    points = torch.as_tensor(mesh.points).float()
+    w = torch.as_tensor(mesh.point_weights).float()
+    tests = mesh_samples(directory, dataset)
+    rows = []
+    for seed in range(seeds):
+        for name, build in mesh_models(task.bounds, task.spacing).items():
+            torch.manual_seed(seed)
+            model = build()
+            def physical(f: Tensor, p: Tensor, q: Tensor, model: nn.Module = model) -> Tensor:
+                return model(f, p, q) + u0 / su  # noqa: B023
+
+            optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, 4e-3, total_steps=MESH_STEPS, pct_start=0.1
+            )
+            g = torch.Generator().manual_seed(seed)
+            start = time.process_time()
+            for _ in range(MESH_STEPS):
+                index = torch.randint(len(x), (4,), generator=g)
+                loss = mesh_relative(physical, x[index], y[index], points, w).mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+            seconds = time.process_time() - start
+            errors = {}
+            with torch.no_grad():
+                for test, s in tests.items():
+                    found = [
+                        mesh_relative(
+                            physical, ((s["a"][k : k + 4] - a0) / sa)[..., None],
+                            (s["u"][k : k + 4] / su)[..., None], s["points"], s["weights"],
+                        )
+                        for k in range(0, len(s["a"]), 4)
+                    ]  # fmt: skip
+                    errors[test] = float(torch.cat(found).mean())
+            row = {
+                "seed": seed, "model": name, "error": errors,
+                "ratio": {k: errors[k] / errors["trained"] for k in errors if k != "trained"},
+                "train_cpu_seconds": seconds,
+            }  # fmt: skip
+            rows.append(row)
+            print(
+                f"seed {seed} {name:23s} "
+                + " ".join(f"{k}: {100 * e:.2f} %" for k, e in errors.items())
+                + "   "
+                + " ".join(f"x{r:.2f}" for r in row["ratio"].values()),
+                flush=True,
+            )
+            content = {
+                "problem": "darcy_geometry l_shape, varying coefficient",
+                "nodes": {k: len(s["points"]) for k, s in tests.items()},
+                "n_train": len(x), "n_test": len(tests["trained"]["a"]), "steps": MESH_STEPS,
+                "rows": rows, "summary": mesh_summary(rows),
+            }  # fmt: skip
+            save(out, "meshes", content)
+
+
+def mesh_summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean, smallest and largest ratio over the seeds."""
+    found = []
+    for name in dict.fromkeys(r["model"] for r in rows):
+        mine = [r for r in rows if r["model"] == name]
+        entry: dict[str, Any] = {
+            "model": name, "seeds": len(mine),
+            "error": statistics.fmean(r["error"]["trained"] for r in mine),
+        }  # fmt: skip
+        for k in mine[0]["ratio"]:
+            values = [r["ratio"][k] for r in mine]
+            entry[k] = [min(values), statistics.fmean(values), max(values)]
+        found.append(entry)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("part", nargs="?", default="all", choices=["grids", "meshes", "all"])

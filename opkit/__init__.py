@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pde_data.hdf5 import open_dataset
 
-    from ._functions import adapt, evaluate, fit, generate, invert, predict, repair, verify
+    from ._functions import adapt, compare, evaluate, fit, generate, invert, predict, repair, verify
+    from .discretization import discretization_report
     from .operator import load
     from .report import report
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = [
     "__version__",
     "adapt",
+    "compare",
+    "discretization_report",
     "evaluate",
     "fit",
     "generate",
@@ -41,12 +44,14 @@ _HOME = {
     "adapt": "opkit._functions",
     "evaluate": "opkit._functions",
     "predict": "opkit._functions",
+    "compare": "opkit._functions",
     "invert": "opkit._functions",
     "repair": "opkit._functions",
     "verify": "opkit._functions",
     "report": "opkit.report",
     "load": "opkit.operator",
     "open_dataset": "pde_data.hdf5",
+    "discretization_report": "opkit.discretization",
 }
 
 

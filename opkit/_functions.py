@@ -12,7 +12,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from .config import resolve
 from .progress import Progress
 
-__all__ = ["adapt", "evaluate", "fit", "generate", "invert", "predict", "repair", "verify"]  # noqa: F822 - made on first use
+__all__ = [  # noqa: F822 - made on first use
+    "adapt", "compare", "evaluate", "fit", "generate", "invert", "predict", "repair", "verify",
+]  # fmt: skip
 
 
 def run_generate(settings: Any, *, progress: bool = True, command: str | None = None) -> Any:
@@ -78,6 +80,16 @@ def run_invert(settings: Any, *, progress: bool = True) -> Any:
         return invert(settings)
     with Progress("reconstructing", unit="samples") as bar:
         return invert(settings, progress=bar.update)
+
+
+def run_compare(settings: Any, *, progress: bool = True) -> Any:
+    """Compare with a progress bar on stderr; ``comparison.json`` as a dict."""
+    from .compare import compare
+
+    if not progress:
+        return compare(settings)
+    with Progress("comparing", unit="%") as bar:
+        return compare(settings, progress=bar.update)
 
 
 def verify(
@@ -162,11 +174,17 @@ _COMMANDS: dict[str, tuple[str, str, Callable[..., Any], tuple[str, ...]]] = {
     "fit": ("opkit.fit", "FitConfig", run_fit, ("data",)),
     "evaluate": ("opkit.evaluate", "EvaluateConfig", run_evaluate, ("run", "data")),
     "predict": ("opkit.predict", "PredictConfig", run_predict, ("run", "data")),
+    "compare": ("opkit.compare", "CompareConfig", run_compare, ("data", "models")),
     "adapt": ("opkit.adapt", "AdaptConfig", run_adapt, ("run", "data")),
     "invert": ("opkit.inverse.reconstruct", "InvertConfig", run_invert, ("measurements", "run")),
 }
 #: Names of the command line that the settings call otherwise.
-ALIASES = {"generate": {"set": "params"}, "fit": {"set": "options"}, "invert": {"set": "params"}}
+ALIASES = {
+    "generate": {"set": "params"},
+    "fit": {"set": "options"},
+    "invert": {"set": "params"},
+    "compare": {"set": "options"},
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -176,7 +176,7 @@ def resolutions(text: str | None) -> tuple[int | tuple[int, ...], ...] | None:
 
 
 def parse_resolution(text: str | None) -> int | tuple[int, ...] | None:
-    """``"128"`` as 128, ``"128,64"`` as (128, 64).
+    """``"128"`` as 128, ``"128x64"`` or ``"128,64"`` as (128, 64).
 
     Raises
     ------
@@ -186,9 +186,9 @@ def parse_resolution(text: str | None) -> int | tuple[int, ...] | None:
     if text is None:
         return None
     try:
-        entries = tuple(int(part) for part in text.split(","))
+        entries = tuple(int(part) for part in text.replace("x", ",").split(","))
     except ValueError:
         raise UsageError(
-            f"--resolution {text!r}: need an integer, or one an axis such as 128,64"
+            f"--resolution {text!r}: need an integer, or one an axis such as 128x64"
         ) from None
     return entries[0] if len(entries) == 1 else entries

@@ -1,17 +1,17 @@
 """Reading a dataset for torch: lazy and worker-safe, or held in memory when it fits.
 
-What does not fit is read a few files at a time: samples are shuffled within such a window, and a
-thread, or worker processes, read the next batches while one is used.
+What does not fit is read a few files at a time: samples are shuffled within such a window, and two
+threads, or worker processes, read the next batches while one is used.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,8 +39,8 @@ __all__ = [
 MEMORY_FRACTION = 0.25
 #: Files whose samples are shuffled together when the data is not held in memory.
 WINDOW = 8
-#: Batches read ahead by a thread.
-READ_AHEAD = 3
+#: Batches read ahead, and threads that do so.
+READ_AHEAD, READERS = 4, 2
 
 
 def available_memory() -> int:
@@ -57,6 +57,11 @@ def available_memory() -> int:
     except (OSError, ValueError):
         pass
     return free
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def epoch_seed(seed: int, epoch: int, *, rank: int = 0) -> int:
@@ -379,44 +384,30 @@ class BatchSampler(Sampler[list[int]]):
 
 
 class _ReadAhead(DataLoader[Any]):
-    """A loader without worker processes whose batches a thread reads ahead."""
+    """A loader without worker processes whose batches threads read ahead."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        ready: queue.Queue[tuple[str, Any]] = queue.Queue(READ_AHEAD)
-        stopped = threading.Event()
-        batches = super().__iter__() if self.pin_memory else (self.dataset[i] for i in self.sampler)
-
-        def put(what: str, item: Any) -> bool:
-            while not stopped.is_set():
-                with suppress(queue.Full):
-                    ready.put((what, item), timeout=0.1)
-                    return True
-            return False
-
-        def read() -> None:
+        indices = iter(self.sampler)
+        with ThreadPoolExecutor(min(READERS, available_cores()), "opkit-read-ahead") as pool:
+            ahead: deque[Future[Any]] = deque()
             try:
-                for batch in batches:
-                    if not put("batch", batch):
+                while True:
+                    for i in itertools.islice(indices, READ_AHEAD - len(ahead)):
+                        ahead.append(pool.submit(self._read, i))
+                    if not ahead:
                         return
-            except BaseException as e:
-                put("error", e)
-            else:
-                put("end", None)
+                    yield ahead.popleft().result()
+            finally:
+                for batch in ahead:
+                    batch.cancel()
 
-        thread = threading.Thread(target=read, name="opkit-read-ahead", daemon=True)
-        thread.start()
-        try:
-            while True:
-                what, item = ready.get()
-                if what == "batch":
-                    yield item
-                elif what == "error":
-                    raise item
-                else:
-                    return
-        finally:
-            stopped.set()
-            thread.join()
+    def _read(self, indices: Sequence[int]) -> Any:
+        batch = self.dataset[indices]  # type: ignore[index]
+        if not self.pin_memory:
+            return batch
+        if isinstance(batch, Mapping):
+            return {name: t.pin_memory() for name, t in batch.items()}
+        return tuple(t.pin_memory() for t in batch)
 
 
 def make_loader(
@@ -436,7 +427,7 @@ def make_loader(
         With ``blocks=data.blocks``, so that data out of memory are read a few files at a time.
     num_workers : int
         Processes that read ahead; of no use when the data is held in memory. With 0 and data that
-        is not, a thread reads ahead.
+        is not, two threads read ahead.
     start_method : {"fork", "spawn", "forkserver"}
         Of the processes.
     """

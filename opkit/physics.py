@@ -83,6 +83,23 @@ class Residual(ABC):
         residual, forcing = self.evaluate(outputs, us)
         return residual.square().mean(1) / forcing.square().mean().clamp_min(1e-30)
 
+    def check_model(self, model: Any) -> None:
+        """Raise for models that have no such derivatives.
+
+        Raises
+        ------
+        UsageError
+        """
+        from torch import nn
+
+        if hasattr(model, "basis") and self.order:
+            raise UsageError("physics: a model with a basis has no derivatives along the points")
+        if self.order > 1 and any(isinstance(m, nn.ReLU) for m in model.modules()):
+            raise UsageError(
+                "activation='relu': the equation has second derivatives, which are zero then; use "
+                "gelu, tanh or sin"
+            )
+
     def number(self, name: str, default: float | None = None) -> float:
         """Return a parameter of the problem."""
         value = self.params.get(name, default)

@@ -554,6 +554,30 @@ def comparison_html(metrics: Mapping[str, Any]) -> str:
     )
 
 
+def certificate_html(metrics: Mapping[str, Any]) -> str:
+    """How the output depends on the grid; empty if that was not measured."""
+    from .discretization import DiscretizationReport
+
+    if not metrics.get("discretization"):
+        return ""
+    report = DiscretizationReport.from_dict(metrics["discretization"])
+    rows = "".join(
+        f"<tr><td>{'yes' if holds else 'no'}</td><td>{_e(text)}</td></tr>"
+        for holds, text in report.findings.values()
+    )
+    figure = _figure(
+        report.figure(),
+        "Change of the output from grid to grid, distance to the reference grid, and error",
+        caption="The dotted line is the grid of the training; the horizontal one the allowed "
+        "distance.",
+    )
+    return (
+        f"<h3>Dependence on the grid: {_e(report.verdict)}</h3><p>The same {report.n_inputs} "
+        f"inputs ({_e(report.inputs)}) on finer and finer grids; distances are relative L2.</p>"
+        f'<div class="pair"><div><table>{rows}</table></div>{figure}</div>'
+    )
+
+
 def _missing_evaluation(facts: Mapping[str, Any]) -> str:
     stated, run = facts["config"].get("data", "DATA"), _e(facts["run"])
     return (

@@ -165,11 +165,11 @@ def _dopri5(
         return x0.unsqueeze(-2)
     if uniform:
         s = torch.arange(n + 1, dtype=x0.dtype, device=x0.device)
-        return solve(steps[..., :1], x0, s).movedim(0, -2)
+        return solve(steps[..., :1], x0, s).movedim(0, -2).clamp(-limit, limit)
     unit = torch.tensor([0.0, 1.0], dtype=x0.dtype, device=x0.device)
     states = [x0]
     for i in range(n):  # the rate jumps at the stored times
-        states.append(solve(steps[..., i, None], states[-1], unit)[-1])
+        states.append(solve(steps[..., i, None], states[-1], unit)[-1].clamp(-limit, limit))
     return torch.stack(states, dim=-2)
 
 

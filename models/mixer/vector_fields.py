@@ -7,7 +7,9 @@ A bank holds E experts of one kind. ``bank.pick(experts)`` takes the weights of 
 
 from __future__ import annotations
 
+import importlib
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -377,6 +379,13 @@ def _check_sizes(**sizes: int) -> None:
             raise ValueError(f"{name}={value}: need an integer >= 1")
 
 
+def _load_forward_mode() -> None:
+    """Import what torch's forward mode loads on first use, without its own deprecation warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        importlib.import_module("torch._decomp.decompositions_for_jvp")
+
+
 def taylor_field(
     make: Callable[[Tensor], Field], context: Tensor, near: Tensor, order: int
 ) -> Field:
@@ -407,6 +416,7 @@ def taylor_field(
         raise ValueError(f"order={order}: allowed 0, 1, 2")
     if order == 0:
         return make(near)
+    _load_forward_mode()
     direction = context - near
 
     def expand(x: Tensor) -> Tensor:

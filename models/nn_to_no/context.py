@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ class Context:
         Where the weights are those of the network.
     rule : str
         Of the quadrature, see `quadrature_weights`.
+    kernel : {"linear", "cubic"}
+        What kernels are between their taps, see `kernels.taps`.
 
     Attributes
     ----------
@@ -44,9 +46,15 @@ class Context:
     """
 
     def __init__(
-        self, reference: Geometry | None, rule: Rule = "auto", *, managed: bool = False
+        self,
+        reference: Geometry | None,
+        rule: Rule = "auto",
+        *,
+        kernel: Literal["linear", "cubic"] = "linear",
+        managed: bool = False,
     ) -> None:
         self.reference, self.rule, self.managed = reference, rule, managed
+        self.kernel = kernel
         self.dry = False
         #: Count points of whatever grid, as networks do.
         self.frozen = False

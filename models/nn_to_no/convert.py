@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -324,6 +324,7 @@ class _Shuffle(OperatorLayer):
             y = kernels.transposed(
                 x.reshape(b * c // r**2, r * r, *x.shape[2:]), one, None, scale, axes,
                 stride=(r, r), padding=(0, 0), dilation=(1, 1), groups=1, output_padding=(0, 0),
+                interpolation=self.context.kernel,
             )  # fmt: skip
             return y.reshape(b, c // r**2, *y.shape[2:])
         conv = kernels.KernelConv2d(
@@ -919,6 +920,7 @@ def to_operator(
     registry: Mapping[Any, Conversion | str] | None = None,
     strict: bool = True,
     antialias: int = 1,
+    interpolation: Literal["linear", "cubic"] = "linear",
     rule: Rule = "auto",
     example: Tensor | Sequence[int] | None = None,
 ) -> OperatorModule:
@@ -946,6 +948,9 @@ def to_operator(
         Raise on layers without a continuous analogue; else keep them and warn.
     antialias : int
         Activations work on a grid so many times finer, and their high modes are cut.
+    interpolation : {"linear", "cubic"}
+        What kernels are between their taps: the exact symbol is known for linear ones; cubic ones
+        stay closer to the network on finer grids, see `kernels.taps`.
     rule : str
         Of the quadrature, see `quadrature_weights`. ``"uniform"`` reproduces the network exactly on
         vertex grids too, at first order.
@@ -981,8 +986,10 @@ def to_operator(
         raise ValueError("domain and boundary go with a reference that is a shape")
     if isinstance(antialias, bool) or int(antialias) != antialias or antialias < 1:
         raise ValueError(f"antialias={antialias}: need an integer >= 1")
+    if interpolation not in ("linear", "cubic"):
+        raise ValueError(f"interpolation={interpolation!r}: allowed are linear, cubic")
     network = copy.deepcopy(module)
-    context = Context(reference, rule, managed=True)
+    context = Context(reference, rule, kernel=interpolation, managed=True)
     attention = any(
         isinstance(m, nn.MultiheadAttention) or "attention" in type(m).__name__.lower()
         for m in network.modules()

@@ -33,18 +33,27 @@ __all__ = [
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _CONV_T = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 Mode = Literal["zeros", "circular", "reflect", "replicate"]
+Interpolation = Literal["linear", "cubic"]
 
 
 @lru_cache(maxsize=4096)
-def taps(z: tuple[float, ...], s: float, offset: float, phases: int = 0) -> tuple[int, Tensor]:
+def taps(
+    z: tuple[float, ...],
+    s: float,
+    offset: float,
+    phases: int = 0,
+    kernel: Interpolation = "linear",
+) -> tuple[int, Tensor]:
     r"""Matrix from reference taps to taps on another grid, along one axis.
 
-    .. math:: \kappa(x) = \sum_i w_i\,\varphi((x - z_i)/h_0)/h_0, \quad
-              \varphi(t) = \max(0, 1 - |t|)
+    .. math:: \kappa(x) = \sum_i w_i\,\varphi((x - z_i)/h_0)/h_0
 
     On a grid of spacing :math:`h = h_0/s \le h_0` the tap at `x` is :math:`h\,\kappa(x)`; on a
-    coarser one the input is interpolated linearly at :math:`z_i`. Columns add up to 1, which at
-    integer `s` they do by themselves: constants are kept.
+    coarser one the input is interpolated at :math:`z_i` by :math:`\varphi(x/h)`. Columns add up to
+    1, which at integer `s` they do by themselves: constants are kept. The interpolating function
+    :math:`\varphi` is the hat :math:`\max(0, 1 - |t|)`, whose symbol is :math:`\mathrm{sinc}^2`, or
+    the cubic one of [1]_, whose symbol differs from 1 by terms of fourth order only: waves of four
+    points of the reference lose 19 % by the hat and 3 % by it.
 
     Parameters
     ----------
@@ -57,22 +66,28 @@ def taps(z: tuple[float, ...], s: float, offset: float, phases: int = 0) -> tupl
     phases : int
         For a transposed convolution of this stride whose taps tile the axis: rows that meet at
         one output point add up to the same for all.
+    kernel : {"linear", "cubic"}
 
     Returns
     -------
     first : int
         Index of the first tap on the grid.
     matrix : Tensor, float64, shape (taps on the grid, len(z))
+
+    References
+    ----------
+    .. [1] Keys, "Cubic convolution interpolation for digital image processing", IEEE Trans.
+       Acoust. Speech Signal Process. 29 (1981), a = -1/2.
     """
     zs = np.asarray(z)
-    reach = max(s, 1.0)
+    width = max(s, 1.0)
+    reach = width * (2 if kernel == "cubic" else 1)
     lowest = math.ceil(s * zs.min() + offset - reach + 1e-9)
     highest = math.floor(s * zs.max() + offset + reach - 1e-9)
     m = np.arange(lowest, highest + 1)
     # distance to each reference tap over the half-width of the hat
-    t = ((m - offset)[:, None] - s * zs[None, :]) / reach
-    matrix = np.maximum(0.0, 1.0 - np.abs(t))
-    matrix[matrix < 1e-12] = 0.0
+    matrix = basis(((m - offset)[:, None] - s * zs[None, :]) / width, kernel)
+    matrix[np.abs(matrix) < 1e-12] = 0.0
     matrix /= matrix.sum(axis=0)
     if phases and len(zs) % phases == 0:
         part = np.mod(m, phases)
@@ -82,6 +97,16 @@ def taps(z: tuple[float, ...], s: float, offset: float, phases: int = 0) -> tupl
     used = np.flatnonzero(matrix.any(axis=1))
     matrix = matrix[used[0] : used[-1] + 1]
     return int(m[used[0]]), torch.as_tensor(matrix)
+
+
+def basis(t: np.ndarray, kernel: Interpolation) -> np.ndarray:
+    """Interpolating function of unit spacing."""
+    t = np.abs(t)
+    if kernel == "linear":
+        return np.maximum(0.0, 1.0 - t)
+    near = (1.5 * t - 2.5) * t**2 + 1
+    far = ((-0.5 * t + 2.5) * t - 4) * t + 2
+    return np.where(t < 1, near, np.where(t < 2, far, 0.0))
 
 
 @lru_cache(maxsize=4096)
@@ -368,11 +393,11 @@ class _KernelConv(OperatorLayer):
             if k == 1:
                 first, matrix = point_taps(z, s, offset)
             else:
-                first, matrix = taps(z, s, offset)
+                first, matrix = taps(z, s, offset, 0, self.context.kernel)
             last = first + len(matrix) - 1
             if integer and k > 1:
                 base = math.floor(s * z0 + offset + 1e-9)
-                one_first, one = taps((0.0,), s, s * z0 + offset - base)
+                one_first, one = taps((0.0,), s, s * z0 + offset - base, 0, self.context.kernel)
                 filters.append(one[:, 0])
                 dilation.append(round(s) * gap)
                 first = base + one_first
@@ -432,13 +457,14 @@ class _KernelConv(OperatorLayer):
 
     def _integrate(self, x: Tensor, where: Tensor, weights: Tensor) -> Tensor:
         axes = self.context.axes
+        kind = self.context.kernel
         radius = max(
-            (gap * (k - 1) / 2 + 1) * a.spacing
+            (gap * (k - 1) + (2 if kind == "cubic" else 1)) * a.spacing
             for gap, k, a in zip(self.dilation, self.kernel_size, axes, strict=True)
         )
         target, source = _box_pairs(where.detach().cpu().numpy(), axes, radius)
-        t, i = torch.as_tensor(target), torch.as_tensor(source)
-        gap = (where[i] - where[t]).double()
+        at, i = torch.as_tensor(target), torch.as_tensor(source)
+        gap = (where[i] - where[at]).double()
         parts = []
         for d, axis in enumerate(axes):
             g = gap[:, d]
@@ -447,7 +473,8 @@ class _KernelConv(OperatorLayer):
                 g = g - length * torch.round(g / length)
             left, _ = self.pads()[d]
             z = torch.arange(self.kernel_size[d]) * self.dilation[d] - left
-            parts.append((1 - (g[:, None] / axis.spacing - z).abs()).clamp_min(0))
+            t = g[:, None] / axis.spacing - z
+            parts.append(torch.as_tensor(basis(t.detach().cpu().numpy(), kind)).to(t.device))
         hats = parts[0]
         for p in parts[1:]:
             hats = (hats[:, :, None] * p[:, None, :]).flatten(1)
@@ -456,11 +483,11 @@ class _KernelConv(OperatorLayer):
         w = self.weight.flatten(2)
         out = x.new_zeros(x.shape[0], w.shape[0], where.shape[0])
         for j in range(w.shape[2]):
-            used = hats[:, j] > 0
+            used = hats[:, j] != 0
             if bool(used.any()):
                 picked = x[:, :, i[used]] * hats[used, j]
                 gathered = x.new_zeros(x.shape[0], x.shape[1], where.shape[0])
-                gathered = gathered.index_add(2, t[used], picked)
+                gathered = gathered.index_add(2, at[used], picked)
                 out = out + F.conv1d(gathered, w[:, :, j : j + 1], groups=self.groups)
         return out if self.bias is None else out + self.bias[None, :, None]
 
@@ -532,7 +559,7 @@ class _KernelConvTranspose(OperatorLayer):
         return transposed(
             x, self.weight, self.bias, scale, self.context.axes, stride=self.stride,
             padding=self.padding, dilation=self.dilation, groups=self.groups,
-            output_padding=self.output_padding, sizes=sizes,
+            output_padding=self.output_padding, sizes=sizes, interpolation=self.context.kernel,
         )  # fmt: skip
 
 
@@ -550,6 +577,7 @@ def transposed(
     output_padding: Sequence[int],
     sizes: Sequence[int] | None = None,
     mode: Mode | None = None,
+    interpolation: Interpolation = "linear",
 ) -> Tensor:
     """Transposed convolution with the kernel of the reference, on another grid.
 
@@ -570,11 +598,11 @@ def transposed(
         offset = anchor(axis, q)
         z0 = -p - offset
         z = tuple(z0 + gap * i for i in range(k))
-        first, matrix = taps(z, s, offset, q if gap == 1 else 0)
+        first, matrix = taps(z, s, offset, q if gap == 1 else 0, interpolation)
         last = first + len(matrix) - 1
         if integer:
             base = math.floor(s * z0 + offset + 1e-9)
-            one_first, one = taps((0.0,), s, s * z0 + offset - base)
+            one_first, one = taps((0.0,), s, s * z0 + offset - base, 0, interpolation)
             filters.append(one[:, 0].flip(0))
             gaps.append(round(s) * gap)
             first = base + one_first
@@ -613,17 +641,17 @@ def transposed(
     return y if bias is None else y + bias.reshape(1, -1, *(1,) * dim)
 
 
-def _standalone(layer: Any, reference: Grid, dim: int) -> None:
+def _standalone(layer: Any, reference: Grid, dim: int, kernel: Interpolation) -> None:
     if not isinstance(reference, Grid) or reference.dim != dim:
         raise ValueError(f"reference={reference!r}: need a Grid of {dim} axes")
-    layer.attach(Context(reference))
+    layer.attach(Context(reference, kernel=kernel))
 
 
 _DOC = """{title} of fixed physical support, in {dim} dimension(s).
 
     Arguments as `torch.nn.{base}`; at the reference grid it is that layer, on another the same
-    kernel: between its taps it is a tensor product of hat functions (see `taps`). A stride
-    counts points of the present grid{more}.
+    kernel: between its taps it is interpolated by tensor products of hats or cubics (see `taps`).
+    A stride counts points of the present grid{more}.
 
     Parameters
     ----------
@@ -631,6 +659,7 @@ _DOC = """{title} of fixed physical support, in {dim} dimension(s).
         As `torch.nn.{base}`.
     reference : Grid
         Where the taps are the weights: the grid of the layer's input in the training.{extra}
+    interpolation : {{"linear", "cubic"}}
 
     References
     ----------
@@ -648,17 +677,24 @@ def _make(dim: int) -> tuple[type, type]:
         *args: Any,
         reference: Grid,
         stride_rule: Literal["index", "physical"] = "index",
+        interpolation: Interpolation = "linear",
         **kwargs: Any,
     ) -> None:
         base.__init__(self, *args, **kwargs)
         if stride_rule not in ("index", "physical"):
             raise ValueError(f"stride_rule={stride_rule!r}: allowed are index, physical")
         self.stride_rule = stride_rule
-        _standalone(self, reference, dim)
+        _standalone(self, reference, dim, interpolation)
 
-    def init_t(self: Any, *args: Any, reference: Grid, **kwargs: Any) -> None:
+    def init_t(
+        self: Any,
+        *args: Any,
+        reference: Grid,
+        interpolation: Interpolation = "linear",
+        **kwargs: Any,
+    ) -> None:
         base_t.__init__(self, *args, **kwargs)
-        _standalone(self, reference, dim)
+        _standalone(self, reference, dim, interpolation)
 
     conv = type(
         f"KernelConv{dim}d",

@@ -158,7 +158,7 @@ class Refine(OperatorLayer, nn.Module):
             weight = weight[..., None] * torch.tensor(line, dtype=x.dtype, device=x.device)
         b, c = x.shape[:2]
         # continued beyond the ends before, so that no value is missing there
-        reach = max(2, math.ceil(max(scale)) + 1)
+        reach = max(2, 2 * math.ceil(max(scale)) + 1)
         for d, (a, s) in enumerate(zip(axes, scale, strict=True)):
             mode: Any = "circular" if a.periodic else "replicate"
             x = extend(x, 2 + d, reach, reach, mode, cell_width(a, s))
@@ -166,6 +166,7 @@ class Refine(OperatorLayer, nn.Module):
             x.reshape(b * c, 1, *x.shape[2:]), weight[None, None], None, scale, axes,
             stride=(2,) * len(axes), padding=pads, dilation=(1,) * len(axes), groups=1,
             output_padding=(0,) * len(axes), sizes=[n + 4 * reach for n in size],
+            interpolation=self.context.kernel,
         )  # fmt: skip
         y = y.reshape(b, c, *y.shape[2:])
         for d, n in enumerate(size):

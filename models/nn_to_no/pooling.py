@@ -14,7 +14,16 @@ from solvers.grids import Axis, Grid
 
 from .context import Context, OperatorLayer
 from .geometry import is_closed
-from .kernels import anchor, cell_width, conv_size, extend, smooth, taps, transposed
+from .kernels import (
+    Interpolation,
+    anchor,
+    cell_width,
+    conv_size,
+    extend,
+    smooth,
+    taps,
+    transposed,
+)
 
 __all__ = ["PhysicalPool", "PhysicalUpsample", "max_pool_axis"]
 
@@ -85,6 +94,7 @@ def mean_pool(
     kernel: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
+    interpolation: Interpolation = "linear",
 ) -> Tensor:
     """Average over windows: the kernel operator of equal taps."""
     filters: list[Tensor | None] = []
@@ -92,7 +102,8 @@ def mean_pool(
     for d, (s, axis) in enumerate(zip(scale, axes, strict=True)):
         k, q, p = kernel[d], stride[d], padding[d]
         offset = anchor(axis, q)
-        first, matrix = taps(tuple(float(i - p) - offset for i in range(k)), s, offset)
+        z = tuple(float(i - p) - offset for i in range(k))
+        first, matrix = taps(z, s, offset, 0, interpolation)
         n = x.shape[2 + d]
         size = conv_size(n, s, axis, extent=k - 1, stride=q, pad=2 * p)
         mode = "zeros" if p else ("circular" if axis.periodic else "replicate")
@@ -129,10 +140,13 @@ class _Pool(OperatorLayer):
         kernel, padding = _tuple(self.kernel_size, dim), _tuple(self.padding, dim)
         stride = kernel if self.stride is None else _tuple(self.stride, dim)
         if self.kind == "mean":
-            y = mean_pool(x, scale, axes, kernel=kernel, stride=stride, padding=padding)
+            window: Any = {
+                "kernel": kernel, "stride": stride, "padding": padding,
+                "interpolation": self.context.kernel,
+            }  # fmt: skip
+            y = mean_pool(x, scale, axes, **window)
             if any(padding) and not self.count_include_pad:
-                one = torch.ones_like(x[:1, :1])
-                y = y / mean_pool(one, scale, axes, kernel=kernel, stride=stride, padding=padding)
+                y = y / mean_pool(torch.ones_like(x[:1, :1]), scale, axes, **window)
             return y
         dilation = _tuple(self.dilation, dim)
         for d, (s, axis) in enumerate(zip(scale, axes, strict=True)):
@@ -258,6 +272,6 @@ class PhysicalUpsample(OperatorLayer, nn.Upsample):
         y = transposed(
             x.reshape(b * c, 1, *x.shape[2:]), weight[None, None], None, scale, axes, stride=q,
             padding=padding, dilation=(1,) * dim, groups=1, output_padding=(0,) * dim,
-            mode=mode, sizes=None,
+            mode=mode, sizes=None, interpolation=self.context.kernel,
         )  # fmt: skip
         return y.reshape(b, c, *y.shape[2:])

@@ -13,6 +13,7 @@ from solvers.names import suggest
 from . import (
     _options,
     adapt,
+    compare,
     data,
     demo,
     evaluate,
@@ -65,6 +66,7 @@ app.command("generate")(generate.generate)
 app.command("fit")(fit.fit)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("compare")(compare.compare)
 app.command("adapt")(adapt.adapt)
 app.command("invert")(invert.invert)
 app.command("report")(report.report)

@@ -22,7 +22,8 @@ def evaluate(
         option(
             "--resolution",
             metavar="R[,R...]",
-            help="Also at so many points an axis, solved anew; may be repeated.",
+            help="Also at each of these numbers of points per axis, solved anew (64x128: one an "
+            "axis); three or more grids with the training's give the discretization certificate.",
         ),
     ] = None,
     batch_size: Annotated[
@@ -47,14 +48,14 @@ def evaluate(
 ) -> None:
     """Compute errors on a split and compare with the solver at the same accuracy."""
     from opkit._functions import run_evaluate
-    from opkit.config import number, parse_resolution, resolve
+    from opkit.config import number, resolutions, resolve
     from opkit.evaluate import EvaluateConfig
 
     given = {
         "run": run,
         "data": data,
         "split": split,
-        "resolution": tuple(parse_resolution(r) for r in resolution) if resolution else None,
+        "resolution": resolutions(",".join(resolution)) if resolution else None,
         "batch_size": number(batch_size),
         "compare": compare,
         "n_solve": number(n_solve),
@@ -92,6 +93,10 @@ def table(metrics: dict[str, Any]) -> str:
     for name, other in metrics.get("resolutions", {}).items():
         error = other[first]
         rows.append(f"{name}: {first} mean {error['mean']:.4g}, worst {error['max']:.4g}")
+    if "discretization" in metrics:
+        from opkit.discretization import DiscretizationReport
+
+        rows += ["", str(DiscretizationReport.from_dict(metrics["discretization"]))]
     return "\n".join(rows)
 
 

@@ -18,6 +18,7 @@ __all__ = ["TASKS", "Evaluation", "Picture", "Task", "TaskOptions", "get_task"]
 TASKS: dict[str, str] = {
     "denoising": "opkit.tasks.denoising:DenoisingTask",
     "grid": "opkit.tasks.grid:GridTask",
+    "mesh": "opkit.tasks.mesh:MeshTask",
     "points": "opkit.tasks.points:PointsTask",
     "trajectories": "opkit.tasks.trajectories:TrajectoriesTask",
 }

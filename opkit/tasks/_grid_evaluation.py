@@ -18,13 +18,13 @@ from ..evaluate import EvaluateConfig, EvaluationError, recreate
 from ._task import Evaluation, Progress
 
 if TYPE_CHECKING:
-    from pde_data.hdf5 import Dataset, Split
+    from pde_data.hdf5 import Dataset, DatasetSchema, Split
     from pde_data.problem import Problem
 
     from ._grid_operator import GridOperator as Operator
     from .grid import Variable
 
-__all__ = ["break_even", "coarser_shapes", "evaluate_grid", "interpolate"]
+__all__ = ["break_even", "coarser_shapes", "evaluate_grid", "interpolate", "solve_samples"]
 
 #: Redrawn samples may differ from the stored ones by rounding, no more.
 SAME = 1e-3
@@ -68,16 +68,57 @@ def evaluate_grid(
     if config.compare:
         comparison, note = compare_with_solver(op, dataset, split, found[""], config)
     found[""] = _with_comparison(found[""], comparison, note)
+    solved: dict[tuple[int, ...], Samples] = {}
     for resolution in config.resolution:
         problem, note = recreate(dataset, split)
         if problem is None:
             raise UsageError(f"resolution={resolution}: samples cannot be solved anew: {note}")
         shape = problem.check_resolution(resolution)
-        other = _measure(op, _solve_anew(op, problem, split, shape, config), config, None)
+        solved[shape] = _solve_anew(op, problem, split, shape, config)
+        other = _measure(op, solved[shape], config, None)
         note = "measured at the resolution of the data"
         name = f"_res{'x'.join(map(str, dict.fromkeys(shape)))}"
         found[name] = _with_comparison(other, None, note)
+    if solved and problem is not None:
+        own = problem.check_resolution(op.grid.shape)
+        if own not in solved:
+            solved[own] = _solve_anew(op, problem, split, own, config)
+        if len(solved) > 2 and any(math.prod(s) > math.prod(own) for s in solved):
+            found[""] = _with_certificate(op, found[""], solved, own, problem.name)
     return found
+
+
+def _with_certificate(
+    op: Operator,
+    found: Evaluation,
+    solved: Mapping[tuple[int, ...], Samples],
+    own: tuple[int, ...],
+    problem: str,
+) -> Evaluation:
+    """Add how the output depends on the grid, see `opkit.discretization`."""
+    from ..discretization import certify
+
+    outputs, truth = [], []
+    for samples in solved.values():
+        x, y = samples.read(np.arange(len(samples.ids)))
+        outputs.append(_predict(op, x))
+        truth.append(y)
+    report = certify(
+        outputs, [s.grid for s in solved.values()], reference=solved[own].grid, model=op.name,
+        inputs=f"problem {problem}, solved on each grid", truth=truth,
+        components=op.task.out_components,
+    )  # fmt: skip
+    facts = report.as_dict()
+    columns = {
+        "resolution": np.array(["x".join(map(str, s)) for s in report.shapes]),
+        **{k: np.array(getattr(report, k)) for k in ("spacing", "change", "order", "drift")},
+        "error": np.array(report.error),
+    }
+    return replace(
+        found,
+        facts={**found.facts, "discretization": facts},
+        tables={**found.tables, "discretization": columns},
+    )
 
 
 def _with_comparison(found: Evaluation, comparison: dict[str, Any] | None, note: str) -> Evaluation:
@@ -258,17 +299,23 @@ def _solve_anew(
 ) -> Samples:
     """Solve samples of `split` on another grid, in memory."""
     picked = _pick(len(split), config.n_solve)
-    seeds = split.quality("seed")[picked]
-    solver = problem.choose_solver(shape)
+    x, y = solve_samples(op, problem, split.quality("seed")[picked], shape)
+    grid = problem.schema(shape).grid
+    return Samples(split.ids[picked], grid, lambda i: (x[i], y[i]))
+
+
+def solve_samples(
+    op: Operator, problem: Problem, seeds: Sequence[int] | np.ndarray, shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw samples by their seeds and solve them: inputs and outputs, (n, channel, *space)."""
+    solver, schema = problem.choose_solver(shape), problem.schema(shape)
     xs, ys = [], []
     for seed in seeds:
         inputs = problem.sample(np.random.default_rng(int(seed)))
-        x, y = _arrays(op, problem.solve(inputs, shape, solver=solver), shape, split, None)
+        x, y = _arrays(op, problem.solve(inputs, shape, solver=solver), shape, schema, None)
         xs.append(x)
         ys.append(y)
-    x, y = np.concatenate(xs), np.concatenate(ys)
-    grid = problem.schema(shape).grid
-    return Samples(split.ids[picked], grid, lambda i: (x[i], y[i]))
+    return np.concatenate(xs), np.concatenate(ys)
 
 
 def _pick(n: int, most: int) -> np.ndarray:
@@ -277,12 +324,12 @@ def _pick(n: int, most: int) -> np.ndarray:
 
 
 def _arrays(
-    op: Operator, solution: Any, shape: tuple[int, ...], split: Split, only: str | None
+    op: Operator, solution: Any, shape: tuple[int, ...], schema: DatasetSchema, only: str | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Channels of a solution; only the outputs' if asked."""
-    constants = {s.name: s.value for s in split.schema.scalars if s.value is not None}
+    constants = {s.name: s.value for s in schema.scalars if s.value is not None}
     values = {**constants, **solution.scalars, **solution.fields}
-    moving = {f.name for f in split.schema.fields if f.time_varying}
+    moving = {f.name for f in schema.fields if f.time_varying}
     last = len(op.task.times)
 
     def channels(variables: Sequence[Variable], window: slice) -> np.ndarray:
@@ -356,7 +403,7 @@ def _difference(
     """Relative distance of a redrawn sample to the stored one, inputs and outputs."""
     shape = split.schema.grid.shape
     solution = problem.solve(inputs, shape, solver=problem.choose_solver(shape))
-    pairs = zip(_arrays(op, solution, shape, split, None), (x, y), strict=True)
+    pairs = zip(_arrays(op, solution, shape, split.schema, None), (x, y), strict=True)
     return max(float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in pairs)
 
 
@@ -406,7 +453,7 @@ def _solve_at(
             best = min(best, solution.seconds)
             if best > 5.0:
                 break
-        _, y = _arrays(op, solution, shape, split, "outputs")
+        _, y = _arrays(op, solution, shape, split.schema, "outputs")
         y = interpolate(y, coarse, fine)
         pair = torch.as_tensor(y), torch.as_tensor(stored[None].astype(np.float64))
         errors.append(float(norm.per_sample(*pair)))

@@ -112,7 +112,7 @@ class PointFile:
             words = [w.strip() for w in first.split(",")]
             order = list(range(len(self.names)))
             line = 1
-            if any(_is_name(w) for w in words):
+            if first.strip() and any(_is_name(w) for w in words):
                 if sorted(words) != sorted(self.names):
                     raise UsageError(
                         f"points={self.path}: the columns are {', '.join(words)}, expected "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from pathlib import Path
@@ -137,12 +138,17 @@ def _environments(
 
 
 def _representatives(op: TrajectoryOperator, table: dict[str, np.ndarray]) -> list[int]:
-    """Environments to draw: of each family the middle one, then others, in order of the data."""
+    """Environments to draw: of each family in turn the middle one, the worst, then the others."""
     present = np.flatnonzero(table["samples"])
     family = table["family"][present]
-    first = [present[family == f][len(present[family == f]) // 2] for f in dict.fromkeys(family)]
-    rest = [e for e in present[np.argsort(table["rel_l2"][present])[::-1]] if e not in first]
-    return sorted(int(e) for e in [*first, *rest][:PORTRAITS])
+    queues = []
+    for f in dict.fromkeys(family):
+        mine = present[family == f]
+        worst = mine[np.argsort(table["rel_l2"][mine])[::-1]]
+        queues.append(list(dict.fromkeys([int(mine[len(mine) // 2]), *map(int, worst)])))
+    turns = itertools.zip_longest(*queues)
+    picked = [e for turn in turns for e in turn if e is not None]
+    return sorted(picked[:PORTRAITS])
 
 
 def _rand_index(families: np.ndarray, experts: np.ndarray) -> float | None:

@@ -30,7 +30,7 @@ def trajectory_figures(
             figure,
             f"{what} of some environments",
             f"{what} of some environments: data (points) and predictions from the first state "
-            "(lines).",
+            "(lines from one stored time to the next).",
         )
     ]
     contexts = contexts_of(table)
@@ -95,10 +95,8 @@ def portrait_figure(
                 ax.plot(times[k], found[k, :, 0], color=color, lw=1.1)
                 ax.plot(times[k], truth[k, :, 0], ".", color=color, ms=5)
         name = str(table["family"][at])
-        ax.set_title(
-            f"environment {e:g}" + (f", {name}" if name != "all" else "")
-            + f", expert {int(table['expert'][at])}", fontsize=9,
-        )  # fmt: skip
+        kind = "" if name == "all" else f"{name}, "
+        ax.set_title(f"{e:g}: {kind}expert {int(table['expert'][at])}", fontsize=9)
         units = "" if task["units"] in ("1", "") else f" [{task['units']}]"
         time = "" if task["time_units"] in ("1", "") else f" [{task['time_units']}]"
         ax.set_xlabel(f"{states[0]}{units}" if len(states) > 1 else f"time{time}")

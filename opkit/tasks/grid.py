@@ -353,7 +353,14 @@ class GridTask(Task):
         self, split: Split, indices: Sequence[int] | np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Read inputs and outputs of some samples, each (n, channel, *space), as stored."""
-        return self.read_inputs(split, indices), self.read_outputs(split, indices)
+        names = [v.name for v in (*self.inputs, *self.outputs)]
+        if any(_moves(split.schema, name) for name in names):
+            return self.read_inputs(split, indices), self.read_outputs(split, indices)
+        values, shape = split.read(indices, names), split.schema.grid.shape  # all at once
+        return (
+            self.channels(values, self.inputs, shape),
+            self.channels(values, self.outputs, shape),
+        )
 
     def read_inputs(self, split: Split, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Read inputs alone, (n, channel, *space)."""
@@ -640,10 +647,11 @@ class GridTask(Task):
 
     @classmethod
     def report_html(cls, evaluation: Mapping[str, Any]) -> str:
-        """Compare with the solver."""
-        from opkit.report import comparison_html
+        """Compare with the solver; how the output depends on the grid, if that was measured."""
+        from opkit.report import certificate_html, comparison_html
 
-        return comparison_html(evaluation["metrics"])
+        metrics = evaluation["metrics"]
+        return comparison_html(metrics) + certificate_html(metrics)
 
 
 def _check_steps(schema: DatasetSchema, moving: Sequence[str], history: int) -> None:

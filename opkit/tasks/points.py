@@ -334,6 +334,10 @@ class PointsTask(Task):
             n, y = 3, torch.zeros(3, len(self.coordinates))
         with torch.no_grad():
             s = model(us if len(us) > 1 else us[0], y)
+        if self.options.physics:
+            from ..physics import residual_of
+
+            residual_of(self).check_model(model)
         c = self.out_channels
         expected = (1, n) if c == 1 else (1, n, c)
         if tuple(s.shape) != expected:

@@ -303,9 +303,7 @@ class RawChunks:
             return False
         fds, starts = np.array([self._fd], np.int32), np.zeros(1, np.int64)
         table = np.stack([np.arange(len(self.offsets)), self.offsets, 0 * self.offsets], axis=1)
-        good = read_chunks(
-            fds, starts, rows, to, [table], [out], checksum=self.has_checksum
-        )
+        good = read_chunks(fds, starts, rows, to, [table], [out], checksum=self.has_checksum)
         return bool(good.all())
 
 

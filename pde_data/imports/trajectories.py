@@ -250,6 +250,8 @@ def _foreign(
         scalars.append(ScalarSpec("family", _legend("family", families)))
     fields = [
         FieldSpec("initial_state", "state at the first time", dims=("state",), labels=states),
+        # an input too: other systems may start in the same state
+        FieldSpec("system", "number of the environment", dims=("label",)),
         FieldSpec("trajectory", "state", time_varying=True, dims=("state",), labels=states),
     ]
     if gaps:
@@ -266,9 +268,12 @@ def _foreign(
         title=f"imported from {files[0].name}",
         grid=Grid(),
         layout="series",
-        axes=(ExtraAxis.index("state", len(states), long_name="component of the state"),),
+        axes=(
+            ExtraAxis.index("state", len(states), long_name="component of the state"),
+            ExtraAxis.index("label", 1),
+        ),
         fields=tuple(fields),
-        inputs=("initial_state",),
+        inputs=("initial_state", "system"),
         outputs=("trajectory",),
         scalars=tuple(scalars),
         problem_type="time_dependent",
@@ -286,7 +291,10 @@ def _foreign(
             }  # fmt: skip
             if any(spec.name == "family" for spec in scalars):
                 numbers["family"] = families[s.family]
-            values = {"initial_state": x[0], "trajectory": x}
+            values = {
+                "initial_state": x[0], "system": np.array([numbers["environment"]]),
+                "trajectory": x,
+            }  # fmt: skip
             if gaps:
                 values["observed"] = observed.astype(np.float64)
             return Sample(values, numbers, None if shared else times)

@@ -19,9 +19,11 @@ from models.mixer import (
 )
 from models.mixer.integrate import iterate_map
 from models.mixer.mixer import make_plan
+from models.mixer.vector_fields import _load_forward_mode
 from models.spec import TrajectorySpec
 
 torch.set_num_threads(1)
+_load_forward_mode()  # torch warns of itself when it does so
 
 
 def random_bank(kind, e=3, d=2, c=4, **options):
@@ -185,9 +187,7 @@ def test_taylor_exact_for_a_quadratic_at_order_two_alone():
 
     x, near, context = (torch.randn(3, generator=g).double() for _ in range(3))
     exact = make(context)(x)
-    error = [
-        (taylor_field(make, context, near, k)(x) - exact).abs().max().item() for k in range(3)
-    ]
+    error = [(taylor_field(make, context, near, k)(x) - exact).abs().max().item() for k in range(3)]
     assert error[2] < 1e-12 and min(error[:2]) > 1e-2
 
 
@@ -313,8 +313,8 @@ def test_rk4_is_torchdiffeqs(substeps):
         return torch.sin(x) - 0.3 * x.flip(-1)
 
     x0 = torch.randn(5, 2, generator=torch.Generator().manual_seed(0)).double()
-    t = torch.linspace(0, 2, 5).double()
-    fine = torch.linspace(0, 2, 4 * substeps + 1).double()
+    t = torch.linspace(0, 2, 5, dtype=torch.float64)
+    fine = torch.linspace(0, 2, 4 * substeps + 1, dtype=torch.float64)
     expected = odeint(lambda _, x: field(x), x0, fine, method="rk4")[::substeps]
     found = odeint_scaled(field, x0, t.expand(5, 5), substeps=substeps)
     torch.testing.assert_close(found.transpose(0, 1), expected, rtol=1e-14, atol=1e-14)
@@ -356,7 +356,7 @@ def test_equal_times_hold_the_state():
     times = torch.tensor([[0.0, 1.0, 1.0, 1.0]]).double()
     for method in ("rk4", "dopri5"):
         y = odeint_scaled(rotation, x0, times, method=method)
-        assert torch.equal(y[:, 2], y[:, 1]) and torch.equal(y[:, 3], y[:, 1])
+        torch.testing.assert_close(y[:, 2:], y[:, 1:2].expand(-1, 2, -1), rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("method", ["rk4", "dopri5"])
@@ -365,7 +365,7 @@ def test_blow_up_is_held_with_finite_gradients(method):
     x0 = torch.tensor([[2.0], [-0.1]]).double()
     times = torch.linspace(0, 3, 7).double().expand(2, 7)
     y = odeint_scaled(lambda x: weight * x**2, x0, times, method=method, limit=50.0)
-    assert torch.isfinite(y).all() and y.max() <= 50.0 * (1 + 0.1 * (method == "dopri5"))
+    assert torch.isfinite(y).all() and y.max() <= 50.0
     exact = x0[1] / (1 - x0[1] * times[1])
     torch.testing.assert_close(y[1, :, 0], exact, rtol=1e-3, atol=1e-4)
     y.square().sum().backward()

@@ -43,7 +43,8 @@ def schema(kind: str) -> DatasetSchema:
     if kind == "grid":  # u = c + bubble * mean(a); walls at 0, periodic in y
         grid = Grid((Axis("x", 7), Axis("y", 6, 0.0, 2.0, periodic=True)))
         return DatasetSchema(
-            grid=grid, fields=(FieldSpec("a", "a"), FieldSpec("u", "u"), FieldSpec("v", "v", "m", 1)),
+            grid=grid,
+            fields=(FieldSpec("a", "a"), FieldSpec("u", "u"), FieldSpec("v", "v", "m", 1)),
             inputs=("a", "c"), outputs=("u", "v"), scalars=(ScalarSpec("c", "number"),),
             boundary_conditions=(BoundarySpec("x", "dirichlet", ("u", "v")),), **common,
         )  # fmt: skip
@@ -57,7 +58,9 @@ def schema(kind: str) -> DatasetSchema:
     if kind == "mesh":
         return DatasetSchema(
             grid=Grid(), layout="mesh", mesh=mesh_of(6, np.random.default_rng(0)), axes=(line,),
-            fields=(FieldSpec("a", "a"), FieldSpec("g", "g", dims=("sensor",)), FieldSpec("u", "u")),
+            fields=(
+                FieldSpec("a", "a"), FieldSpec("g", "g", dims=("sensor",)), FieldSpec("u", "u")
+            ),
             inputs=("a", "g"), outputs=("u",), **common,
         )  # fmt: skip
     if kind == "ragged":

@@ -22,7 +22,7 @@ b,1,0.0,5.0,6.0
 b,1,0.7,5.7,6.7
 b,1,1.0,6.0,7.0
 b,1,2.0,NaN,8.0
-b,2,0.0,5.0,6.0
+b,2,0.0,1.0,2.0
 b,2,1.0,5.5,6.5
 """
 
@@ -32,6 +32,7 @@ def test_gaps_lengths_labels_and_hold_out(tmp_path):
     options = ImportOptions(fields={"patient": "environment"}, units={"time": "s"})
     import_data("trajectories", [file], tmp_path / "d", options)
     assert check_dataset(tmp_path / "d") == []
+    # environment a and b start in the same state: no leak, as they are other systems
     data = open_dataset(tmp_path / "d")
     schema = data.schema
     assert schema.field("trajectory").labels == ("v [mV]", "w")
