@@ -52,8 +52,9 @@ DIGITS: dict[str, Any] = {
     "lpn": {"arch": "mlp", "hidden": 128, "layers": 3},
     "dncnn": {"hidden_channels": 40, "depth": 6},
     "lr": {"lpn": 2e-3, "dncnn": 2e-3},
+    "loss": "proximal_matching",
     "range": 1.0,
-    "max_iter": 2000,
+    "max_iter": 500,
 }
 SOURCE: dict[str, Any] = {
     "problem": "source_recovery",
@@ -63,12 +64,13 @@ SOURCE: dict[str, Any] = {
     "levels": (0.01, 0.03, 0.1),
     "sigma": 0.15,
     "n_train": 3000,
-    "epochs": 24,
+    "epochs": 40,
     "lpn": {"arch": "conv", "hidden": 32, "layers": 4},
     "dncnn": {"hidden_channels": 34, "depth": 5},
     "lr": {"lpn": 1e-2, "dncnn": 2e-3},
+    "loss": "l2",
     "range": 1.0,
-    "max_iter": 400,
+    "max_iter": 150,
 }
 TASKS = {"digits": DIGITS, "source": SOURCE}
 
@@ -101,7 +103,7 @@ def prior(work: Path, name: str, model: str, sigma: float, seed: int, steps: flo
             data, model=model, out=out, seed=seed, threads=1, overwrite=True, progress=False,
             epochs=max(1, round(steps * task["epochs"])), batch_size=16, lr=task["lr"][model],
             options=task[model], task={"sigma": sigma, "sigma_units": "absolute"},
-            loss="proximal_matching" if model == "lpn" else "l2",
+            loss=task["loss"] if model == "lpn" else "l2",
         )  # fmt: skip
         save_json(out / "done.json", {"cpu_seconds": time.process_time() - start})
     return opkit.load(out)
@@ -162,12 +164,14 @@ def cell(work: Path, name: str, level: float, seed: int, method: str, steps: flo
         }  # fmt: skip
         x = np.where(np.isfinite(r.x), r.x, 0.0)
     elif method == "tv":
-        rough = best_of(
-            lambda d, w: tv(A, d, weight=w, tol=1e-2, max_iter=300), COARSE * size, valid
-        )
-        finer = rough[1] * np.array([0.56, 0.75, 1.0, 1.33, 1.78])
-        tuned = best_of(lambda d, w: tv(A, d, weight=w, tol=1e-2, max_iter=300), finer, valid)
-        r = tv(A, y, weight=tuned[1], tol=1e-3)
+        some = tuple(v[:10] for v in valid)
+
+        def quick(d: np.ndarray, w: float) -> Any:
+            return tv(A, d, weight=w, tol=2e-2, max_iter=200)
+
+        rough = best_of(quick, COARSE * size, some)
+        tuned = best_of(quick, rough[1] * np.array([0.4, 0.6, 1.0, 1.6, 2.5]), some)
+        r = tv(A, y, weight=tuned[1], tol=2e-3, max_iter=1000)
         out |= {"weight": tuned[1], "gap": float(r.residuals[-1].max())}
         x = r.x
     else:

@@ -13,6 +13,7 @@ it; ours has its weights, and its answers are checked to be equal::
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -22,7 +23,6 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ class PlainMgNO(nn.Module):
     def __init__(self, channels: int, n_layers: int, smoothing: list[int]) -> None:
         super().__init__()
         sizes = [1] + [channels] * n_layers
-        pairs = list(pairwise(sizes))
+        pairs = list(itertools.pairwise(sizes))
         self.cycles = nn.ModuleList(PlainCycle(i, o, smoothing) for i, o in pairs)
         self.pointwise = nn.ModuleList(nn.Conv2d(i, o, 1) for i, o in pairs)
         self.head = nn.Conv2d(channels, 1, 1, bias=False)
@@ -277,6 +277,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--errors", action="store_true")
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--threads", type=int, nargs="*", default=(1, 2))
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--batch", type=int, default=8)
     args = parser.parse_args()
@@ -287,10 +288,8 @@ def main() -> None:
     if args.errors:
         found["errors"] = errors()
     else:
-        cases = [(64, 1), (64, 2)]
-        if args.full:
-            cases += [(128, 1), (128, 2), (256, 1)]
-        for n, threads in cases:
+        sizes = (64, 128, 256) if args.full else (64,)
+        for n, threads in itertools.product(sizes, args.threads):
             repeats = max(3, args.repeats * 64 * 64 // n**2) if n > 128 else args.repeats
             print(f"{n}^2, batch {args.batch}, {threads} thread(s); 1.5 is asked of ours")
             found[f"step {n} {threads}"] = speed(n, threads, repeats, args.batch)

@@ -37,12 +37,11 @@ from models.nn_to_no import (
     to_operator,
 )
 from models.nn_to_no.networks import CNN, UNet
-from solvers.grids import Grid
 
 RESULTS = Path(__file__).parent / "results" / "nn_to_no.json"
 EPSILON, T_END = 0.04, 2.0
 REFERENCE = grid((32, 32), layout="periodic")
-STEPS = {"one": 500, "two": 600}
+STEPS = {"one": 400, "two": 400}
 
 
 def save(out: Path, part: str, content: Any) -> None:
@@ -56,7 +55,9 @@ def save(out: Path, part: str, content: Any) -> None:
 # -- grids -----------------------------------------------------------------------------------------
 
 
-def allen_cahn(directory: Path, name: str, resolution: int, sizes: dict[str, int], seed: int) -> Any:
+def allen_cahn(
+    directory: Path, name: str, resolution: int, sizes: dict[str, int], seed: int
+) -> Any:
     """Dataset of one step, made if it is not there."""
     import opkit
     from pde_data.hdf5 import open_dataset
@@ -154,7 +155,9 @@ def zero_shot(directory: Path, seeds: int, out: Path) -> None:
                 net.load_state_dict(op.state_dict())
                 methods: dict[str, nn.Module] = {"converted": op}
                 if regime == "one":
+                    hats = to_operator(net, reference=REFERENCE, interpolation="linear")
                     methods |= {
+                        "converted_linear": hats,
                         "plain": net,
                         "resize": InputOutputInterpolation(net, REFERENCE, "linear"),
                         "resize_fourier": InputOutputInterpolation(net, REFERENCE, "fourier"),
@@ -296,8 +299,9 @@ def meshes(directory: Path, seeds: int, out: Path) -> None:
         for name, build in mesh_models(task.bounds, task.spacing).items():
             torch.manual_seed(seed)
             model = build()
+
             def physical(f: Tensor, p: Tensor, q: Tensor, model: nn.Module = model) -> Tensor:
-                return model(f, p, q) + u0 / su  # noqa: B023
+                return model(f, p, q) + u0 / su
 
             optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
             schedule = torch.optim.lr_scheduler.OneCycleLR(

@@ -59,7 +59,7 @@ class Decoded(nn.Module):
 def data(name: str, work: Path, scale: str, workers: int) -> tuple[dict[str, Any], Grid]:
     """Coefficient and solution of each split, float32, and their grid."""
     settings = SETS[name]
-    n, points = ((24, 8, 8), 33) if scale == "small" else (settings["n"], settings["points"])
+    n, points = ((16, 4, 4), 65) if scale == "small" else (settings["n"], settings["points"])
     out = work / f"{name}-{scale}"
     opkit.generate(
         "darcy", out=out, n=n[0], n_valid=n[1], n_test=n[2], resolution=points, seed=0,
@@ -164,10 +164,11 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         "seconds_per_epoch": state["seconds"] / epochs, "device": args.device,
         "paper_l2_h1_percent": SETS[args.name]["paper"],
     }  # fmt: skip
-    stored = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    path = RESULTS if args.scale == "full" else args.work / "small.json"
+    stored = json.loads(path.read_text()) if path.is_file() else {}
     stored[key] = result
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n")
     print(key, json.dumps(result))
     return result
 

@@ -4,14 +4,6 @@ The gradient of a differentiable convex function is the proximal operator of som
 general nonconvex. `LPN` is that gradient for a convex network, so R exists by construction, can be
 evaluated, and iterations that use the network in place of a proximal operator minimize an
 objective that is known.
-
-References
-----------
-.. [1] Fang, Buchanan, Sulam, What's in a Prior? Learned Proximal Networks for Inverse Problems,
-   ICLR 2024, arXiv:2310.14344.
-.. [2] Gribonval, Nikolova, A characterization of proximity operators, J. Math. Imaging Vis. 62
-   (2020), 773-789.
-.. [3] Amos, Xu, Kolter, Input convex neural networks, ICML 2017.
 """
 
 from __future__ import annotations
@@ -383,11 +375,19 @@ class LPN(nn.Module):
     Notes
     -----
     All layers are smooth, convex and nondecreasing in what comes from the layer before, so
-    :math:`\psi` is convex for any weights that `check_convexity` accepts. By [2]_ f is the
+    :math:`\psi` is convex for any weights that `check_convexity` accepts [3]_. By [2]_ f is the
     proximal operator of :math:`R = \psi^* - \frac12\|\cdot\|^2`, and
     :math:`R(f(y)) = \langle y, f(y)\rangle - \frac12\|f(y)\|^2 - \psi(y)` [1]_. R is known up to
     a constant. The gradient is evaluated without autograd: f works where gradients are off, and
     training differentiates once.
+
+    References
+    ----------
+    .. [1] Fang, Buchanan, Sulam, What's in a Prior? Learned Proximal Networks for Inverse Problems,
+       ICLR 2024, arXiv:2310.14344.
+    .. [2] Gribonval, Nikolova, A characterization of proximity operators, J. Math. Imaging Vis. 62
+       (2020), 773-789.
+    .. [3] Amos, Xu, Kolter, Input convex neural networks, ICML 2017.
 
     Examples
     --------

@@ -135,8 +135,8 @@ def adapt(config: AdaptConfig, *, progress: Progress | None = None) -> Operator:
         )
     bad = ~torch.isfinite(found.losses.min(dim=1).values)
     if bool(bad.any()):
-        e = new.environments[int(torch.argmax(bad.long()))]
-        raise RuntimeError(f"environment {e:g}: no context with a finite loss was found")
+        lost = new.environments[int(torch.argmax(bad.long()))]
+        raise RuntimeError(f"environment {lost:g}: no context with a finite loss was found")
     model.reset_environments(len(new.environments))
     with torch.no_grad():
         model.contexts.values.copy_(found.contexts)

@@ -575,13 +575,10 @@ def plot_error_time(result: Mapping[str, Any], *, ax: Axes | None = None) -> Axe
         curves = [r["curve"] for r in result["runs"] if r["model"] == model]
         if not curves:
             continue
-        # all seeds are known from the latest first epoch to the earliest last one
+        # from when all seeds have an error; a seed that has ended keeps its last one
         start = max(c["seconds"][0] for c in curves)
-        end = min(c["seconds"][-1] for c in curves)
         times = np.unique(np.concatenate([c["seconds"] for c in curves]))
-        times = times[(times >= start) & (times <= end)]
-        if not len(times):
-            times = np.array([start])
+        times = times[times >= start]
         best = np.stack([_best_so_far(c, times) for c in curves])
         style = styles[model]
         mean = best.mean(0)

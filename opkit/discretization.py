@@ -433,7 +433,7 @@ def discretization_report(
         from .operator import load
 
         model = load(model)
-    rules = {"tolerance": tolerance, "min_order": min_order, "max_growth": max_growth}
+    rules: dict[str, Any] = {"tolerance": tolerance, "min_order": min_order, "max_growth": max_growth}
     if hasattr(model, "description") and hasattr(model, "task"):
         from .tasks._grid_operator import GridOperator
 
@@ -487,7 +487,7 @@ def _of_operator(
     reference: int | Sequence[int] | None,
     n: int,
     seed: int,
-    rules: Mapping[str, float],
+    rules: Mapping[str, Any],
 ) -> DiscretizationReport:
     from .tasks._grid_evaluation import solve_samples
 
@@ -519,7 +519,7 @@ def _of_function(
     n: int,
     in_channels: int | None,
     seed: int,
-    rules: Mapping[str, float],
+    rules: Mapping[str, Any],
 ) -> DiscretizationReport:
     known = getattr(model, "grid", None)
     known = known if isinstance(known, Grid) else None

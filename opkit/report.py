@@ -390,7 +390,8 @@ def _quality_table(splits: Mapping[str, Mapping[str, Any]]) -> str:
             else "not estimated"
         )
         residual = f"{s['residual_max']:.1e}" if "residual_max" in s else "unknown"
-        seconds = _seconds(s["wall_time_mean"]) if "wall_time_mean" in s else "unknown"
+        mean = s.get("wall_time_mean", math.nan)  # NaN of imported data
+        seconds = _seconds(mean) if math.isfinite(mean) else "unknown"
         cells = [s["samples"], s["failures"], residual, estimate, seconds]
         rows += f"<tr><th>{_e(name)}</th>" + "".join(f'<td class="n">{_e(c)}</td>' for c in cells)
         rows += "</tr>"

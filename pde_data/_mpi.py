@@ -86,7 +86,7 @@ def _runner(comm: Any) -> Callable[..., None]:
         stream = outcomes()
         with _single_thread():
             for split, shard in todo:
-                _write(job, split, shard, stream, tally.add)
+                _write(job.writer(split, shard), stream, tally.add)
 
     return run
 

@@ -8,6 +8,7 @@ import os
 import queue
 import re
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -35,6 +36,7 @@ from pydantic import (
 from solvers.meshes import Mesh
 from solvers.result import SolverDidNotConverge
 
+from ._writing import StoppedError, write_apart
 from .hdf5 import (
     ConfigMismatchError,
     DatasetConfig,
@@ -76,8 +78,11 @@ _SAMPLE_FAILURES = (
 #: From this many shards a worker on, workers write whole shards; below, they solve small blocks
 #: and the parent writes, so that a small dataset keeps all workers busy.
 _SHARDS_PER_WORKER = 8
-#: Bytes of solved samples that may wait for the writer, but two samples at least.
-_AHEAD = 2**24
+#: Bytes of solved samples that may wait for the writer, but two samples at least: a thread, or a
+#: process, which first has to start.
+_AHEAD, _AHEAD_APART = 2**24, 2**25
+#: From this many samples on a process of its own writes.
+_APART = 512
 _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -310,16 +315,19 @@ class _Job:
         return share > 0 and (first or math.floor((i + 1) * share) > i * share)
 
     def writer(self, split: str, shard: int) -> ShardWriter:
-        order = self.problem.convergence_order(self.config.solver)
-        return ShardWriter(
-            self.root, split=split, shard=shard, schema=self.schema, config=self.config,
-            command=self.command,
-            estimator=self._estimator(order),
-        )  # fmt: skip
+        return ShardWriter(split=split, shard=shard, **self.writer_options())
 
-    def _estimator(self, order: float) -> dict[str, Any] | None:
+    def writer_options(self) -> dict[str, Any]:
+        """Arguments of `ShardWriter` that all shards share."""
+        return {
+            "root": self.root, "schema": self.schema, "config": self.config,
+            "command": self.command, "estimator": self._estimator(),
+        }  # fmt: skip
+
+    def _estimator(self) -> dict[str, Any] | None:
         if not self.error_fraction:
             return None
+        order = self.problem.convergence_order(self.config.solver)
         if math.isinf(order):
             return {"estimator": "reference"}
         return {"estimator": "richardson", "order": order}
@@ -372,11 +380,9 @@ def _solve(job: _Job, sample_id: int, comm: Any = None) -> _Outcome:
     )  # fmt: skip
 
 
-def _write(
-    job: _Job, split: str, shard: int, outcomes: Iterator[_Outcome], report: Callable[..., None]
-) -> None:
+def _write(writer: ShardWriter, outcomes: Iterator[_Outcome], report: Callable[..., None]) -> None:
     """Write one shard from outcomes in the order of ids; `report` gets id and reason of each."""
-    with job.writer(split, shard) as w:
+    with writer as w:
         for _ in w.sample_ids:
             o = next(outcomes)
             reason = o.reason
@@ -425,7 +431,7 @@ def _make_shard(job: _Job, split: str, shard: int, events: str) -> None:
             os.write(fd, (json.dumps([sample_id, reason]) + "\n").encode())
 
         outcomes = (_solve(job, i) for i in job.config.sample_ids(split, shard))
-        _write(job, split, shard, outcomes, report)
+        _write(job.writer(split, shard), outcomes, report)
     finally:
         os.close(fd)
 
@@ -520,23 +526,27 @@ _Todo = list[tuple[str, int]]
 
 
 def _run_serial(job: _Job, todo: _Todo, tally: _Tally, signals: _Signals) -> None:
-    """Solve here; a thread beside writes what is solved.
+    """Solve here; a thread beside writes what is solved, or hands it to a process that does.
 
     Signals reach this thread alone, so none can disturb HDF5 there.
     """
+    apart = tally.total >= _APART and bool(sys.executable) and len(os.sched_getaffinity(0)) > 1
+    most = _AHEAD_APART if apart else _AHEAD
     solved: queue.Queue[_Outcome | None] = queue.Queue(
-        max(2, min(64, _AHEAD // job.schema.sample_bytes()))
+        max(2, min(512 if apart else 64, most // job.schema.sample_bytes()))
     )
 
     def outcomes() -> Iterator[_Outcome]:
         while (o := solved.get()) is not None:
             yield o
-        raise _StoppedError
+        raise StoppedError
 
     def write() -> None:
+        if apart:
+            return write_apart(job, todo, outcomes(), tally.judge)
         stream = outcomes()
         for split, shard in todo:
-            _write(job, split, shard, stream, tally.judge)
+            _write(job.writer(split, shard), stream, tally.judge)
 
     def hand_over(o: _Outcome | None) -> None:
         while not writing.done():
@@ -565,10 +575,6 @@ def _run_serial(job: _Job, todo: _Todo, tally: _Tally, signals: _Signals) -> Non
             raise
 
 
-class _StoppedError(Exception):
-    """No more samples come."""
-
-
 def _run_blocks(
     job: _Job, todo: _Todo, tally: _Tally, signals: _Signals, workers: int, pool: Executor
 ) -> None:
@@ -590,7 +596,7 @@ def _run_blocks(
 
     stream = outcomes()
     for split, shard in todo:
-        _write(job, split, shard, stream, tally.add)
+        _write(job.writer(split, shard), stream, tally.add)
 
 
 def _run_shards(
@@ -693,7 +699,7 @@ def _make_shard_there(
 
     with _ONE_AT_A_TIME, _single_thread():
         outcomes = (_solve(job, i) for i in job.config.sample_ids(split, shard))
-        _write(job, split, shard, outcomes, report)
+        _write(job.writer(split, shard), outcomes, report)
     return split, shard, reports
 
 

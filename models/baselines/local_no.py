@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import warnings
 from typing import Any
 
 from torch import Tensor
@@ -60,7 +61,8 @@ class GridLocalNO(GridModel):
         coordinates: bool,
     ) -> None:
         super().__init__(spec.in_channels, grid=spec.grid, coordinates=coordinates)
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Local conv layers only support")
             self.local_no: Any = import_neuralop("neuralop.models.local_no").LocalNO(
                 n_modes=tuple(n_modes),
                 in_channels=self.features,

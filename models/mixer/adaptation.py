@@ -71,9 +71,9 @@ def adapt_contexts(
     n : int
         New environments.
     route : {"best", "gate"}
-        ``best``: adapt under each expert, from the mean context of the expert's own environments,
-        and keep the expert with the least loss. ``gate``: start from zero, and ask the gate
-        before each step.
+        ``best``: adapt under each expert, from that context of the expert's own environments that
+        fits best, and keep the expert with the least loss. ``gate``: start from zero, and ask the
+        gate before each step.
     steps : int
     lr : float
         Of Adam; it falls along a cosine.
@@ -92,21 +92,17 @@ def adapt_contexts(
     """
     e = model.n_experts if route == "best" else 1
     b = len(x)
-    with torch.no_grad():
-        zero = x.new_zeros(n, model.context_size)
-        start = zero.expand(e, -1, -1).clone()
-        if route == "best":
-            own = model.experts()
-            for k in range(e):
-                if bool((own == k).any()):
-                    start[k] = model.contexts.values[own == k].mean(dim=0)
+    counts = torch.bincount(environments, minlength=n).clamp_min(1).to(x)
+    zero = x.new_zeros(n, model.context_size)
+    start = zero.expand(e, -1, -1).clone()
+    if route == "best":
+        start = _nearest_known(model, x, times, observed, environments, counts, start)
     frozen = [p for p in model.parameters() if p.requires_grad]
     for p in frozen:
         p.requires_grad_(False)
     contexts = start.requires_grad_(True)
     optimizer = torch.optim.Adam([contexts], lr=lr)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    counts = torch.bincount(environments, minlength=n).clamp_min(1).to(x)
     tiled = environments.repeat(e)
     data = tuple(v.repeat(e, *[1] * (v.ndim - 1)) for v in (x, times, observed))
     copy = torch.arange(e, device=x.device).repeat_interleave(b)
@@ -157,3 +153,29 @@ def adapt_contexts(
         return Adapted(best[0], experts, table, first)
     chosen = least.argmin(dim=0)
     return Adapted(best[chosen, torch.arange(n)], chosen, least.T.clone(), first)
+
+
+@torch.no_grad()
+def _nearest_known(
+    model: MixER,
+    x: Tensor,
+    times: Tensor,
+    observed: Tensor,
+    environments: Tensor,
+    counts: Tensor,
+    start: Tensor,
+) -> Tensor:
+    """Of each expert's own contexts the one with the least loss on each new environment."""
+    least = x.new_full(start.shape[:2], torch.inf)
+    known, own = model.contexts.values, model.experts()
+    for context, expert in zip(known, own.tolist(), strict=True):
+        rows = torch.full_like(environments, expert)
+        found = model.trajectories(
+            x[:, 0], times, context.expand(len(x), -1), rows, keys=torch.zeros_like(rows)
+        )
+        each = masked_mse(found, x, observed)
+        loss = each.new_zeros(len(counts)).index_add(0, environments, each) / counts
+        better = loss < least[expert]
+        least[expert] = torch.where(better, loss, least[expert])
+        start[expert] = torch.where(better[:, None], context, start[expert])
+    return start

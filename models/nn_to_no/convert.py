@@ -73,7 +73,9 @@ class Scope:
     antialias: int
     rows: list[LayerReport]
 
-    def note(self, layer: nn.Module | str, operator: str, exact: bool = True, why: str = "") -> None:
+    def note(
+        self, layer: nn.Module | str, operator: str, exact: bool = True, why: str = ""
+    ) -> None:
         """Put a line into the report."""
         kind = layer if isinstance(layer, str) else type(layer).__name__
         self.rows.append(LayerReport(self.path, kind, operator, exact, why))
@@ -449,7 +451,12 @@ _refuse(
       for d in (1, 2, 3)],
 )  # fmt: skip
 
-_PADS = {"Zero": "zeros", "Reflection": "reflect", "Replication": "replicate", "Circular": "circular"}
+_PADS = {
+    "Zero": "zeros",
+    "Reflection": "reflect",
+    "Replication": "replicate",
+    "Circular": "circular",
+}
 
 
 def _fuse_padding(module: nn.Sequential, path: str, rows: list[LayerReport]) -> None:
@@ -823,9 +830,7 @@ class OperatorModule(nn.Module):
         have = f.shape[1] if self._form == "tokens" else f.shape[-1]
         if isinstance(geometry, Mesh):
             if have != geometry.n_points:
-                raise ValueError(
-                    f"f has {have} points, the point cloud {geometry.n_points}"
-                )
+                raise ValueError(f"f has {have} points, the point cloud {geometry.n_points}")
             cloud_weights(
                 torch.as_tensor(geometry.points), torch.as_tensor(geometry.point_weights),
                 self._measure(),
@@ -920,7 +925,7 @@ def to_operator(
     registry: Mapping[Any, Conversion | str] | None = None,
     strict: bool = True,
     antialias: int = 1,
-    interpolation: Literal["linear", "cubic"] = "linear",
+    interpolation: Literal["linear", "cubic"] = "cubic",
     rule: Rule = "auto",
     example: Tensor | Sequence[int] | None = None,
 ) -> OperatorModule:

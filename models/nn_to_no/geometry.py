@@ -88,9 +88,7 @@ def is_closed(axis: Axis) -> bool:
 
 def scale_of(reference: Grid, other: Grid) -> tuple[float, ...]:
     """Spacing of `reference` over that of `other`, per axis."""
-    return tuple(
-        a.spacing / b.spacing for a, b in zip(reference.axes, other.axes, strict=True)
-    )
+    return tuple(a.spacing / b.spacing for a, b in zip(reference.axes, other.axes, strict=True))
 
 
 def same_domain(a: Grid, b: Grid) -> str:

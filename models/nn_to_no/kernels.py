@@ -156,9 +156,7 @@ def kernel_symbol(
 # -- one axis --------------------------------------------------------------------------------------
 
 
-def extend(
-    x: Tensor, axis: int, left: int, right: int, mode: Mode, width: float = 1.0
-) -> Tensor:
+def extend(x: Tensor, axis: int, left: int, right: int, mode: Mode, width: float = 1.0) -> Tensor:
     """Continue `x` beyond its ends; negative numbers cut.
 
     Parameters
@@ -610,9 +608,7 @@ def transposed(
         matrices.append(matrix)
         excess = -2 * p + gap * (k - 1) + output_padding[d]
         size = (
-            sizes[d]
-            if sizes is not None
-            else transposed_size(n, s, axis, excess=excess, stride=q)
+            sizes[d] if sizes is not None else transposed_size(n, s, axis, excess=excess, stride=q)
         )
         left = right = 0
         continued = mode

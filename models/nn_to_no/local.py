@@ -205,8 +205,7 @@ class LocalIntegral(nn.Module):
             reach = [math.ceil(self.radius / h - 1e-9) for h in key]
             if min(reach) < 2:
                 raise ValueError(
-                    f"radius={self.radius:g}: holds fewer than 2 points at the spacing "
-                    f"{max(key):g}"
+                    f"radius={self.radius:g}: holds fewer than 2 points at the spacing {max(key):g}"
                 )
             lines = [np.arange(-k, k + 1) * h for k, h in zip(reach, key, strict=True)]
             z = np.stack(np.meshgrid(*lines, indexing="ij"))

@@ -37,9 +37,7 @@ class _Points(nn.Module):
         self.periodic = (False,) * len(self.bounds) if periodic is None else tuple(periodic)
         self.frequencies = frequencies
         self.dim = len(self.bounds)
-        self.features = sum(
-            2 * frequencies if p else 1 + 2 * frequencies for p in self.periodic
-        )
+        self.features = sum(2 * frequencies if p else 1 + 2 * frequencies for p in self.periodic)
 
     def position(self, points: Tensor) -> Tensor:
         """Coordinates over the box, and sines and cosines of them, (..., features)."""

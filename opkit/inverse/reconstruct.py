@@ -95,6 +95,11 @@ class InvertConfig(BaseModel):
     start: Literal["tikhonov", "zero"] = Field("tikhonov", description="where the iteration starts")
     overwrite: bool = Field(False, description="replace `out`")
 
+    @field_validator("measurements", "out", "run", "through", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
+
     @field_validator("measurements", "out")
     @classmethod
     def _named(cls, value: str) -> str:

@@ -72,9 +72,7 @@ def evaluate_mesh(
             values = {**constants, **solution.scalars, **solution.fields}
             solved.append(_stack(op.task, schema, values, mesh))
         name = f"_res{'x'.join(map(str, dict.fromkeys(shape)))}"
-        found[name] = _measure(
-            op, split.ids[picked], solved.__getitem__, split, config, None, note
-        )
+        found[name] = _measure(op, split.ids[picked], solved.__getitem__, split, config, None, note)
     return found
 
 

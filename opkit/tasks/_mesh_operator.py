@@ -116,9 +116,7 @@ def _fill(a: Tensor, n: int, *, zero: bool) -> Tensor:
     return torch.cat([a, row.expand(more, *a.shape[1:])])
 
 
-def relative_errors(
-    prediction: Tensor, truth: Tensor, w: Tensor, parts: Sequence[slice]
-) -> Tensor:
+def relative_errors(prediction: Tensor, truth: Tensor, w: Tensor, parts: Sequence[slice]) -> Tensor:
     """Relative L2 error of each sample, a mean over the output fields, shape (b,).
 
     Parameters
@@ -147,16 +145,12 @@ class PhysicalMeshModel(nn.Module):
         super().__init__()
         self.model = model
         names = ("input_shift", "input_scale", "output_shift", "output_scale")
-        self._exact = {
-            k: torch.tensor(getattr(normalizer, k), dtype=torch.float64) for k in names
-        }
+        self._exact = {k: torch.tensor(getattr(normalizer, k), dtype=torch.float64) for k in names}
 
     def _like(self, name: str, x: Tensor) -> Tensor:
         return self._exact[name].to(x.dtype).to(x.device)
 
-    def forward(
-        self, x: Tensor, points: Tensor, w: Tensor, mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, points: Tensor, w: Tensor, mask: Tensor | None = None) -> Tensor:
         """Apply to (b, P, in_channels) in physical units."""
         x = (x - self._like("input_shift", x)) / self._like("input_scale", x)
         y: Tensor = self.model(x, points, w, mask)
@@ -265,9 +259,7 @@ class MeshOperator(Operator):
         if not np.isfinite(x).all():
             raise ValueError("inputs have values that are not finite")
         if points.shape[1] != self.task.dim:
-            raise ValueError(
-                f"points have {points.shape[1]} coordinates, expected {self.task.dim}"
-            )
+            raise ValueError(f"points have {points.shape[1]} coordinates, expected {self.task.dim}")
         y = self.apply(x, points, w, batch_size)
         dtype = array.dtype if array.dtype in (np.float32, np.float64) else np.dtype(np.float32)
         y = y.astype(dtype, copy=False)

@@ -220,7 +220,7 @@ class TrajectoryOperator(Operator):
         n = len(x)
         if t.ndim not in (1, 2) or t.shape[-1] < 2 or (t.ndim == 2 and len(t) != n):
             raise ValueError(f"times has shape {t.shape}, expected (T,) or ({n}, T), T >= 2")
-        t = np.broadcast_to(t, (n, t.shape[-1]))
+        t = np.array(np.broadcast_to(t, (n, t.shape[-1])))
         if not (np.isfinite(x).all() and np.isfinite(t).all()):
             raise ValueError("x0 or times has values that are not finite")
         if (np.diff(t, axis=1) <= 0).any():

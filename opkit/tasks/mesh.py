@@ -125,18 +125,14 @@ class MeshTask(Task):
             first = split.mesh(0)
             units = first.units
             bounds, spacing = _extent(split, schema)
-        return cls(
-            inputs, outputs, tuple((n, units) for n in names), bounds, spacing, times
-        )
+        return cls(inputs, outputs, tuple((n, units) for n in names), bounds, spacing, times)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON types."""
         return {
             "inputs": [asdict(v) for v in self.inputs],
             "outputs": [asdict(v) for v in self.outputs],
-            "coordinates": [
-                {"name": n, "units": u, "role": "space"} for n, u in self.coordinates
-            ],
+            "coordinates": [{"name": n, "units": u, "role": "space"} for n, u in self.coordinates],
             "bounds": [list(b) for b in self.bounds],
             "spacing": self.spacing,
             "times": list(self.times),
@@ -214,9 +210,7 @@ class MeshTask(Task):
             values |= {n: [a[0] for a in arrays] for n, arrays in found.items()}
         out = []
         for k in range(len(indices)):
-            fields = {
-                v.name: np.asarray(values[v.name][k]) for v in variables if v.kind == "field"
-            }
+            fields = {v.name: np.asarray(values[v.name][k]) for v in variables if v.kind == "field"}
             if fields:
                 points = len(next(iter(fields.values())))
             else:
@@ -310,9 +304,7 @@ class MeshTask(Task):
             scale[part] = Normalizer.usable_scale(
                 np.full(k, size), np.full(k, y_sums.largest[part].max())
             )
-        return Normalizer(
-            *(tuple(a.tolist()) for a in (x_sums.mean, x_scale, y_sums.mean, scale))
-        )
+        return Normalizer(*(tuple(a.tolist()) for a in (x_sums.mean, x_scale, y_sums.mean, scale)))
 
     def check_sample(self, split: Split, i: int, x: np.ndarray, y: np.ndarray) -> None:
         """Raise if sample `i` of `split` cannot be learned from or judged by."""
@@ -435,9 +427,7 @@ def _variable(schema: DatasetSchema, name: str) -> NodeVariable:
     return NodeVariable(name, f.long_name, f.units, "field", (schema.dim,) * f.rank)
 
 
-def _extent(
-    split: Split, schema: DatasetSchema
-) -> tuple[tuple[tuple[float, float], ...], float]:
+def _extent(split: Split, schema: DatasetSchema) -> tuple[tuple[tuple[float, float], ...], float]:
     """Box of all points, and mean distance of neighbors."""
     count = 1 if schema.mesh is not None else len(split)
     picked = np.unique(np.linspace(0, count - 1, min(count, MESHES)).round().astype(int))

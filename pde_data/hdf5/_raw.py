@@ -35,7 +35,7 @@ _preadv = types.ExternalFunction(
 
 @intrinsic
 def _row_sums(typingctx, address, rows, out):  # type: ignore[no-untyped-def]
-    """Sums of rows of 16-bit words, and sums of their partial sums, one of each a lane.
+    """Add up rows of 16-bit words, and their partial sums, one of each a lane.
 
     Written out as vectors: LLVM finds no good ones in a loop.
     """

@@ -229,6 +229,16 @@ AXES = [(key,) for key in KINDS] + AXES_2D + [
         ("neumann", "neumann", "vertex"),
         ("periodic", "periodic", "vertex"),
     ),
+    (
+        ("dirichlet", "neumann", "cell"),
+        ("neumann", "neumann", "cell"),
+        ("dirichlet", "dirichlet", "cell"),
+    ),
+    (
+        ("dirichlet", "neumann", "vertex"),
+        ("neumann", "dirichlet", "vertex"),
+        ("neumann", "neumann", "vertex"),
+    ),
 ]  # fmt: skip
 
 
@@ -474,6 +484,46 @@ def test_linear(coarse):
     f, g = rand(2, 2, 15, 7), rand(2, 2, 15, 7, seed=1)
     assert rel(W(2.5 * f - 0.7 * g), 2.5 * W(f) - 0.7 * W(g)) <= 1e-12
     assert torch.count_nonzero(W(torch.zeros_like(f))) == 0
+
+
+@pytest.mark.parametrize("coarse", ["residual", "fas", "restrict"])
+@pytest.mark.parametrize(
+    ("boundary", "layout", "shape"),
+    [([NN, NN], "vertex", (5, 5)), ([NN, NN], "cell", (4, 4)), ([DN, PP], "vertex", (4, 4)),
+     ([DD], "vertex", (7,))],
+)  # fmt: skip
+def test_gradients(coarse, boundary, layout, shape):
+    """Sums in place, shared ghosts and torch's own paddings leave the derivatives right."""
+    W = operator(
+        2, 2, levels=2, smoothing=[(2, 1), (1, 1)], dim=len(shape), coarse=coarse,
+        boundary=boundary, layout=layout, shared_stencil=False,
+    )  # fmt: skip
+    names = [name for name, _ in W.named_parameters()]
+
+    def apply(f, *weights):
+        return torch.func.functional_call(W, dict(zip(names, weights, strict=True)), f)
+
+    f = rand(1, 2, *shape).requires_grad_()
+    weights = [p.detach().clone().requires_grad_() for p in W.parameters()]
+    assert torch.autograd.gradcheck(apply, (f, *weights), fast_mode=True)
+    assert torch.autograd.gradgradcheck(lambda g: apply(g, *weights).square(), (f,), fast_mode=True)
+
+
+# torch itself scripts its forward-mode rules
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+@pytest.mark.parametrize("boundary", ["dirichlet", "neumann", "periodic"])
+def test_function_transforms(boundary):
+    """vmap, forward mode and memory formats: W is linear, so its derivative is itself."""
+    n = {"dirichlet": 7, "neumann": 9, "periodic": 8}[boundary]
+    W = operator(2, 3, levels=2, boundary=boundary)
+    f = rand(4, 1, 2, n, n)
+    expected = torch.stack([W(g) for g in f])
+    torch.testing.assert_close(torch.func.vmap(W)(f), expected, rtol=0, atol=1e-13)
+    value, derivative = torch.func.jvp(W, (f[0],), (f[1],))
+    torch.testing.assert_close(value, expected[0], rtol=0, atol=1e-13)
+    torch.testing.assert_close(derivative, expected[1], rtol=0, atol=1e-13)
+    last = f[0].to(memory_format=torch.channels_last)
+    torch.testing.assert_close(W(last), expected[0], rtol=0, atol=1e-13)
 
 
 def test_as_matrix():

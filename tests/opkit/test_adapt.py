@@ -45,7 +45,7 @@ def work(tmp_path_factory) -> Path:
             threads=1,
             options={"width": 8, "depth": 1, "context_size": 2},
             task={"horizon": 2},
-        )  # fmt: skip
+        )
     )
     return path
 
@@ -94,8 +94,8 @@ def test_best_finds_expert_and_context_that_made_the_data():
         for p in model.bank.parameters():
             p.add_(0.5 * torch.randn_like(p))
         model.assigned.copy_(torch.tensor([0, 0, 1, 1]))
-        model.contexts.values.normal_()
-    truth = torch.tensor([[0.5, -0.4], [-0.2, 0.6], [0.9, 0.1]]).double()
+        model.contexts.values.copy_(torch.tensor([[0.3, -0.3], [-2, 2], [-0.1, 0.4], [2, 0.3]]))
+    truth = torch.tensor([[0.5, -0.4], [-0.2, 0.6], [1.8, 0.1]]).double()
     experts = torch.tensor([0, 1, 1])
     x0 = torch.randn(12, 2).double()
     environments = torch.arange(12) % 3
@@ -182,7 +182,7 @@ def test_without_experts_for_new_environments(work):
             repeat=1,
             threads=1,
             options={"width": 8, "depth": 1, "gating": "environment"},
-        )  # fmt: skip
+        )
     )
     assert load(run).experts.tolist() == [0, 1, 2, 3]
     with pytest.raises(UsageError, match="gating=environment has an expert for each"):

@@ -1,0 +1,87 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # When MixER is not the right choice
+#
+# The authors of MixER say it themselves: with plenty of data from closely related systems, one
+# expert that contexts adapt is as good or better. The gate then cuts a family that has no parts,
+# and each expert sees a third of the data. Lotka-Volterra with nine values of its parameters is
+# such a family:
+#
+# $$\dot x = \tfrac12 x - \beta xy,\qquad \dot y = \delta xy - \tfrac12 y,\qquad
+# \beta, \delta \in \{0.5, 0.75, 1\}.$$
+
+# %%
+# %matplotlib inline
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+
+import opkit
+
+torch.set_num_threads(1)
+work = Path(tempfile.mkdtemp())
+epochs = int(os.environ.get("OPKIT_NOTEBOOK_EPOCHS", "8"))
+
+# %%
+opkit.generate(
+    "ode_families", out=work / "lotka", n=36, n_valid=18, n_test=144, seed=3, progress=False,
+    set={"families": ["lotka_volterra"]},
+)  # fmt: skip
+
+
+def train(name: str, **options: int) -> dict:
+    """Fit on the same data for as many steps, and judge on new trajectories."""
+    run = work / name
+    operator = opkit.fit(
+        work / "lotka", model="mixer", out=run, epochs=epochs, repeat=60, lr=5e-3, threads=1,
+        set={"width": 32, **options}, task={"horizon": 5}, progress=False,
+    )  # fmt: skip
+    metrics = opkit.evaluate(run, work / "lotka", progress=False)
+    print(f"{name}: {operator.n_parameters:,} parameters, experts {operator.experts}")
+    return metrics
+
+
+single = train("one expert", n_experts=1)
+mixture = train("three experts", n_experts=3)
+
+# %%
+for name, m in (("one expert", single), ("three experts", mixture)):
+    print(f"{name:14} mean squared error {m['mse']['mean']:.2e}, median {m['mse']['median']:.2e}")
+ratio = mixture["mse"]["median"] / single["mse"]["median"]
+print(f"median of three experts over one: {ratio:.2f}")
+
+# %% [markdown]
+# How the three experts share out the nine systems follows no law: compare the experts with
+# $(\beta, \delta)$.
+
+# %%
+data = opkit.open_dataset(work / "lotka")["train"]
+experts = opkit.load(work / "three experts").experts
+parameters = data.read(range(9), ["beta", "delta"])
+for b, d, e in zip(parameters["beta"], parameters["delta"], experts, strict=True):
+    print(f"beta {b:.2f} delta {d:.2f}: expert {e}")
+
+# %% [markdown]
+# ## What to do then
+#
+# - One law, other parameters: `--set n_experts=1`. It is a neural context flow, trained on all of
+#   the data.
+# - Not sure: train both and compare the errors on `valid`; the number of experts is a setting like
+#   any other.
+# - Several laws: see the notebook before this one.
+# - One system, densely sampled: no meta-learning is needed; a single environment is allowed, and
+#   then the context has nothing to tell apart.
