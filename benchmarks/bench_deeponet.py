@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
 import shutil
@@ -330,85 +331,99 @@ def off_grid(op: Any, fine: Path) -> float:
 def geometry(bench: Bench, data: str) -> dict[str, Any]:
     """Darcy flow with varying boundary values, 1,900 functions: DeepONet and POD-DeepONet.
 
-    The solution is an affine function of the boundary values, so a branch without hidden layers
-    suffices; `geometry_paper` has the nets of the paper.
+    The outputs are standardized at each point as in the paper. The solution is an affine function
+    of the boundary values, so a branch without hidden layers suffices, on principal components.
     """
-    trunk = {"latent": 100, "trunk_layers": [128, 128, 128]}
-    linear: dict[str, Any] = {"branch_layers": []}
-    pod = {"batch_size": 100, "lr": 2e-3, "epochs": 5, "repeat": 20}
-    don = {"batch_size": 100, "lr": 2e-3, "epochs": 5, "repeat": 42, "task": {"queries": 128}}
-    out = {
-        "pod_deeponet_linear_branch": bench.train(
-            data, "pod_deeponet", 0, options={"modes": 20, **linear}, **pod
+    common = {"batch_size": 100, "lr": 2e-3}
+    trunk = {"latent": 100, "branch_layers": [], "trunk_layers": [128, 128, 128]}
+    return {
+        "pod_deeponet": bench.train(
+            data, "pod_deeponet", 0, options={"modes": 20, "branch_layers": []},
+            task={"input_modes": 12}, epochs=5, repeat=10, **common,
         ),
-        "deeponet_linear_branch": bench.train(
-            data, "deeponet", 0, options={**trunk, **linear}, **don
+        "deeponet": bench.train(
+            data, "deeponet", 0, options=trunk, epochs=10, repeat=42,
+            task={"queries": 128, "scaling": "pointwise", "input_modes": 12}, **common,
         ),
-    }
-    return out
+    }  # fmt: skip
 
 
 def geometry_paper(bench: Bench, data: str) -> dict[str, Any]:
-    """DeepONet with the paper's nets, [101, 128, 128, 100] and [2, 128, 128, 128, 100]."""
-    options = {"latent": 100, "branch_layers": [128, 128], "trunk_layers": [128, 128, 128]}
-    return bench.train(
-        data, "deeponet", 0, options=options, task={"queries": 128}, batch_size=100, lr=2e-3,
-        epochs=10, repeat=50,
-    )  # fmt: skip
+    """Train the paper's nets, [101, 128, 128, 100] and [2, 128, 128, 128, 100]."""
+    nets = {"latent": 100, "branch_layers": [128, 128], "trunk_layers": [128, 128, 128]}
+    common = {"batch_size": 100, "lr": 2e-3, "epochs": 10}
+    return {
+        "deeponet": bench.train(
+            data, "deeponet", 0, options=nets, repeat=42,
+            task={"queries": 128, "scaling": "pointwise"}, **common,
+        ),
+        "pod_deeponet": bench.train(
+            data, "pod_deeponet", 0, options={"modes": 20, "branch_layers": [128, 128]},
+            repeat=52, **common,
+        ),
+    }  # fmt: skip
 
 
 # -- speed -------------------------------------------------------------------------------------
 
-#: Functions, sensors, points, width, steps of one comparison.
+#: Functions, sensors, points, width.
 SPEED = ((150, 100, 100, 40), (1000, 100, 100, 40), (150, 100, 2500, 128))
+ROUNDS, STEPS = 3, 60
 _DEEPXDE = """
-import json, sys, time
+import contextlib, io, json, sys, time
 import numpy as np
 import deepxde as dde
 import torch
 torch.set_num_threads(1)
-b, m, n, w, steps = map(int, sys.argv[1:])
+sizes, rounds, steps = json.loads(sys.argv[1])
 rng = np.random.default_rng(0)
-f32 = np.float32
-x = (rng.standard_normal((b, m)).astype(f32), rng.random((n, 1)).astype(f32))
-y = rng.standard_normal((b, n)).astype(f32)
-data = dde.data.TripleCartesianProd(x, y, x, y)
-net = dde.nn.DeepONetCartesianProd([m, w, w], [1, w, w], "relu", "Glorot normal")
-model = dde.Model(data, net)
-model.compile("adam", lr=1e-3)
-sys.stdout.flush()
-import io, contextlib
-with contextlib.redirect_stdout(io.StringIO()):
-    model.train(iterations=20, display_every=10**9)
-    start = time.process_time()
-    model.train(iterations=steps, display_every=10**9)
-    seconds = time.process_time() - start
-print(json.dumps(seconds / steps))
+out = []
+for b, m, n, w in sizes:
+    x = rng.standard_normal((b, m)).astype("f4"), rng.random((n, 1)).astype("f4")
+    y = rng.standard_normal((b, n)).astype("f4")
+    data = dde.data.TripleCartesianProd(x, y, (x[0][:1], x[1]), y[:1])
+    net = dde.nn.DeepONetCartesianProd([m, w, w], [1, w, w], "relu", "Glorot normal")
+    model = dde.Model(data, net)
+    with contextlib.redirect_stdout(io.StringIO()):
+        model.compile("adam", lr=1e-3)
+        model.train(iterations=10, display_every=10**9)
+        times = []
+        for _ in range(rounds):
+            start = time.process_time()
+            model.train(iterations=steps, display_every=10**9)
+            times.append((time.process_time() - start) / steps)
+    out.append(times)
+print(json.dumps(out))
 """
 
 
 def step_deepxde(bench: Bench) -> dict[str, Any] | str:
-    """Seconds of a full-batch step, CPU time of one thread, rounds interleaved."""
+    """Seconds of a full-batch step: CPU time of one thread, the median of some rounds.
+
+    DeepXDE's includes what `Model.train` does once a call (its losses before and after), spread
+    over the steps, as ours includes what `opkit.fit` does for each step.
+    """
     if importlib.util.find_spec("deepxde") is None:
         return "DeepXDE is not installed"
-    steps, out = 200, {}
     env = {**os.environ, "DDE_BACKEND": "pytorch", "OMP_NUM_THREADS": "1"}
-    for b, m, n, w in SPEED:
-        times: dict[str, list[float]] = {"deepxde": [], "opkit_step": [], "opkit_fit": []}
-        for _ in range(3):
-            sizes = [str(k) for k in (b, m, n, w, steps)]
-            done = subprocess.run(
-                [sys.executable, "-c", _DEEPXDE, *sizes], env=env, check=True, capture_output=True,
-                text=True,
-            )  # fmt: skip
-            times["deepxde"].append(float(json.loads(done.stdout.strip().splitlines()[-1])))
-            times["opkit_step"].append(own_step(b, m, n, w, steps))
-            times["opkit_fit"].append(fit_step(bench, b, m, n, w, steps))
+    argument = json.dumps([SPEED, ROUNDS, STEPS])
+    done = subprocess.run(
+        [sys.executable, "-c", _DEEPXDE, argument], env=env, check=True, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    theirs = json.loads(done.stdout.strip().splitlines()[-1])
+    out = {}
+    for (b, m, n, w), deepxde in zip(SPEED, theirs, strict=True):
+        times = {
+            "deepxde": deepxde,
+            "plain_step": [own_step(b, m, n, w, STEPS) for _ in range(ROUNDS)],
+            "opkit_fit": fit_steps(bench, b, m, n, w),
+        }
         median = {k: statistics.median(v) for k, v in times.items()}
-        out[f"{b}x{n}_m{m}_w{w}"] = {
+        out[f"{b} functions, {m} sensors, {n} points, width {w}"] = {
             "seconds": median,
             "all": times,
-            "deepxde_over_step": median["deepxde"] / median["opkit_step"],
+            "deepxde_over_plain_step": median["deepxde"] / median["plain_step"],
             "deepxde_over_fit": median["deepxde"] / median["opkit_fit"],
         }
     return out
@@ -432,16 +447,16 @@ def own_step(b: int, m: int, n: int, w: int, steps: int) -> float:
             optimizer.step()
         return (time.process_time() - start) / k
 
-    run(20)
+    run(10)
     return run(steps)
 
 
-def fit_step(bench: Bench, b: int, m: int, n: int, w: int, steps: int) -> float:
-    """Seconds of a step of `opkit.fit`, all that belongs to one included."""
+def fit_steps(bench: Bench, b: int, m: int, n: int, w: int) -> list[float]:
+    """Seconds of a step of `opkit.fit`, all that belongs to one included; some rounds."""
     out, marks = bench.work / "speed", {}
     config = FitConfig(
         data=str(synthetic(bench, b, m, n)), model="deeponet", out=str(out),
-        overwrite=out.exists(), epochs=1, repeat=20 + steps, batch_size=b, threads=1,
+        overwrite=out.exists(), epochs=1, repeat=10 + ROUNDS * STEPS, batch_size=b, threads=1,
         scheduler="constant", lr=1e-3,
         options={"latent": w, "branch_layers": [w], "trunk_layers": [w], "activation": "relu",
                  "hard": "none"},
@@ -451,7 +466,8 @@ def fit_step(bench: Bench, b: int, m: int, n: int, w: int, steps: int) -> float:
         marks[done] = time.process_time()
 
     fit(config, progress=watch)
-    return (marks[20 + steps] - marks[20]) / steps
+    ends = [10 + k * STEPS for k in range(ROUNDS + 1)]
+    return [(marks[z] - marks[a]) / STEPS for a, z in itertools.pairwise(ends)]
 
 
 def synthetic(bench: Bench, b: int, m: int, n: int) -> Path:

@@ -182,7 +182,8 @@ def laplace(work: Path, seed: int, loss: str, threads: int | None = 1, **changes
     """Laplace(0, 1) with noise 1: the exact proximal operator is soft thresholding, R = |x|."""
     settings = {"loss": loss, **changes}
     if loss == "proximal_matching":
-        settings["task"] = {"gamma": 0.2, "stages": 3, **settings.get("task", {})}
+        settings = {"batch_size": 2000, "repeat": 20, **settings}  # small gammas are noisy
+        settings["task"] = {"gamma": 0.1, "stages": 4, "lr_ratio": 0.2, **settings.get("task", {})}
         gamma = settings["task"]["gamma"]
     else:
         settings.setdefault("epochs", 8)

@@ -296,8 +296,13 @@ def main() -> None:
         found["saved 64"] = saved(64, args.batch)
         if args.full:
             found["memory 128"] = memory(128, args.batch)
+        for name, result in found.get("errors", {}).items():
+            print(f"  {name}: {result}")
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    import mgno_docs
+
+    mgno_docs.write()
 
 
 if __name__ == "__main__":

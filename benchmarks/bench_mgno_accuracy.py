@@ -199,6 +199,7 @@ def main() -> None:
 
     found = json.loads(RESULTS.read_text())
     print(f"\n{mgno_docs.darcy(found)}\n\nright rule over zeros, by seed\n{mgno_docs.rules(found)}")
+    mgno_docs.write()
 
 
 if __name__ == "__main__":

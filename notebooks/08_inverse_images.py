@@ -14,14 +14,14 @@
 # %% [markdown]
 # # Deblurring with a learned prior that is certain to converge
 #
-# Given a blurred noisy image $y = Ax + \varepsilon$, which image $x$ was it? A *learned proximal network*
-# has seen clean images and is the proximal operator of a function $R$, small for images like those.
-# Iterating $x \leftarrow f(x - \eta A^T(Ax - y))$ with it minimizes
+# Given a blurred noisy image $y = Ax + \varepsilon$, which image $x$ was it? A *learned proximal
+# network* has seen clean images and is the proximal operator of a function $R$, small for images
+# like those. Iterating $x \leftarrow f(x - \eta A^T(Ax - y))$ with it minimizes
 #
 # $$F(x) = \tfrac12\|Ax - y\|^2 + \tfrac1\eta R(x),$$
 #
-# and $F$ falls in every step if $\eta < 1/\|A\|^2$. So the step is the weight of the prior. What the
-# noise $\sigma_n$ asks for is $1/\eta = \sigma_n^2/\sigma^2$, with $\sigma$ the noise of the
+# and $F$ falls in every step if $\eta < 1/\|A\|^2$. So the step is the weight of the prior. What
+# the noise $\sigma_n$ asks for is $1/\eta = \sigma_n^2/\sigma^2$, with $\sigma$ the noise of the
 # training. Both hold if $\sigma < \sigma_n/\|A\|$, and this is how $\sigma$ is chosen here.
 
 # %%
@@ -47,11 +47,11 @@ epochs = int(os.environ.get("OPKIT_NOTEBOOK_EPOCHS", "30"))
 # %% [markdown]
 # ## Data and prior
 #
-# Digits of 8 x 8 pixels, blurred over 0.8 pixels, noise 0.1. The prior learns from the clean images
+# Digits of 8 x 8 pixels, blurred over 0.8 pixels, noise 0.2. The prior learns from the clean images
 # alone; it never sees a blurred one.
 
 # %%
-noise = 0.1
+noise = 0.2
 opkit.generate(
     "deblurring", out=work / "digits", n=n, n_valid=20, n_test=20,
     params={"source": "digits", "width": 0.8, "noise": noise}, progress=False,
@@ -84,7 +84,7 @@ def db(x):
 
 
 others = {
-    "TV": max((tv(A, y, weight=w, tol=1e-2).x for w in (0.003, 0.01, 0.03)), key=db),
+    "TV": max((tv(A, y, weight=w, tol=1e-2).x for w in (0.01, 0.03, 0.1)), key=db),
     "Tikhonov": max((tikhonov(A, y, weight=w).x for w in (0.03, 0.1, 0.3)), key=db),
 }
 for name, x in {"data": y, **others, "learned prior": found.x}.items():

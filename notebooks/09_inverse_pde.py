@@ -14,9 +14,9 @@
 # %% [markdown]
 # # Sources and coefficients from noisy sensors
 #
-# Two inverse problems of $-\nabla\cdot(a\nabla u) = q$ on the unit square, $u = 0$ around, with a few noisy
-# point sensors for $u$. The prior of the unknown is learned once from fields alone, and then used
-# with any equation and any sensors.
+# Two inverse problems of $-\nabla\cdot(a\nabla u) = q$ on the unit square, $u = 0$ around, with a
+# few noisy point sensors for $u$. The prior of the unknown is learned once from fields alone, and
+# then used with any equation and any sensors.
 
 # %%
 # %matplotlib inline
@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 import opkit
-from opkit.inverse import as_prior, pnp_pgd, temper, tikhonov, tv
+from opkit.inverse import pnp_pgd, temper, tikhonov, tv
 from opkit.inverse.figures import plot_convergence, plot_reconstructions
 from opkit.inverse.maps import coefficient_map, operator_map, problem_map
 from pde_data.problem import get_problem
@@ -41,8 +41,8 @@ epochs = int(os.environ.get("OPKIT_NOTEBOOK_EPOCHS", "12"))
 # %% [markdown]
 # ## A source, $a = 1$
 #
-# The data are linear in the source: $y = C K^{-1} q + \varepsilon$. As a matrix (one solve a sensor) its
-# adjoint is exact.
+# The data are linear in the source: $y = C K^{-1} q + \varepsilon$. As a matrix (one solve a
+# sensor) its adjoint is exact.
 
 # %%
 opkit.generate(
@@ -95,7 +95,8 @@ sharp = min(
     (tv(A, y, weight=w * size, tol=1e-2, max_iter=300).x for w in (3e-5, 1e-4, 3e-4)),
     key=lambda x: relative(x, q),
 )
-for name, x in {"Tikhonov": smooth, "TV": sharp, "larger weight": heavy.x, "tempered": found.x}.items():
+answers = {"Tikhonov": smooth, "TV": sharp, "larger weight": heavy.x, "tempered": found.x}
+for name, x in answers.items():
     print(f"{name:14} relative error {relative(x, q):.3f}")
 
 # %%
@@ -121,7 +122,9 @@ log_prior = opkit.fit(
 problem = get_problem("darcy_inverse", n_sensors=36)
 grid, sensors = problem.grid((17, 17)), problem.operator((17, 17))
 G = coefficient_map(grid, sensors, forcing=problem.params.forcing)
-test = opkit.open_dataset(work / "darcy")["test"].read(slice(None), ["measurement", "noise_std", "a"])
+test = opkit.open_dataset(work / "darcy")["test"].read(
+    slice(None), ["measurement", "noise_std", "a"]
+)
 z, noise, a = (np.asarray(test[k], float) for k in ("measurement", "noise_std", "a"))
 m = np.log(a)
 print("gradient against differences:", G.gradient_test(0.5 * m[0], z[0]))

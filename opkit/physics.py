@@ -42,8 +42,8 @@ def derivative(f: Callable[[Tensor], Tensor], y: Tensor, k: int) -> tuple[Tensor
     direction[:, k] = 1.0
     with warnings.catch_warnings():  # torch compiles rules of its own at the first call
         warnings.filterwarnings("ignore", message=r".*torch\.jit\.script.*is deprecated.*")
-        value, slope = torch.func.jvp(f, (y,), (direction,))
-    return value, slope
+        found: Any = torch.func.jvp(f, (y,), (direction,))
+    return found[0], found[1]
 
 
 class Residual(ABC):

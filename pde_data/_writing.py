@@ -8,82 +8,136 @@ from __future__ import annotations
 
 import os
 import pickle
+import queue
 import signal
+import socket
+import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from .generate import _Job, _Outcome, _Todo
+    from .hdf5.manifest import ShardFacts
 
-__all__ = ["StoppedError", "serve", "write_apart"]
+__all__ = ["StoppedError", "WriterProcess", "serve"]
+
+#: Bytes of solved samples that may wait there: it takes a while to start.
+AHEAD = 2**25
 
 
 class StoppedError(Exception):
     """No more samples come."""
 
 
-def write_apart(
-    job: _Job, todo: _Todo, outcomes: Iterator[_Outcome], judge: Callable[[int, str], None]
-) -> None:
-    """Write shards in another process, from outcomes in the order of ids.
+class WriterProcess:
+    """A process that writes shards from what it is sent, in the order of ids.
 
     Parameters
     ----------
     judge : callable
-        Gets id and reason of each sample that fails.
+        Gets id and reason of each sample that fails, in a thread of its own.
 
-    Raises
-    ------
-    WorkerDiedError
-        The process was killed.
-    StoppedError
-        From `outcomes`. What came before is written.
+    Attributes
+    ----------
+    facts : dict of Path to ShardFacts
+        Of the shards that are finished.
     """
-    from joblib.externals.loky.cloudpickle_wrapper import dumps
 
-    task = dumps((job.writer_options(), todo))
-    ours, theirs = Pipe()
-    process = _start(theirs)
-    theirs.close()
-    try:
-        with ThreadPoolExecutor(1, "opkit-writer-says") as pool:  # so that neither side waits
-            said = pool.submit(_listen, ours, judge)
+    def __init__(self, job: _Job, todo: _Todo, judge: Callable[[int, str], None]) -> None:
+        from joblib.externals.loky.cloudpickle_wrapper import dumps
+
+        self.facts: dict[Path, ShardFacts] = {}
+        self._judge = judge
+        most = max(2, AHEAD // job.schema.sample_bytes())
+        task = dumps((job.writer_options(), todo, most))
+        self._connection, tells = Pipe()
+        self._samples, theirs = socket.socketpair()
+        self._process = _start(tells.fileno(), theirs.fileno())
+        tells.close()
+        theirs.close()
+        self._pool = ThreadPoolExecutor(1, "opkit-writer")  # listens, so that neither side waits
+        self._said = self._pool.submit(self._listen)
+        _send(self._samples, [task])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def put(self, outcome: _Outcome | None) -> None:
+        """Send a sample; None: no more come, but those before are to be written."""
+        try:
+            _send(self._samples, _parts(outcome))
+        except (BrokenPipeError, ConnectionResetError):  # `result` says why
+            wait([self._said])
+
+    def done(self) -> bool:
+        """Whether all is written, or has failed."""
+        return self._said.done()
+
+    def result(self) -> None:
+        """Raise what went wrong.
+
+        Raises
+        ------
+        WorkerDiedError
+            The process was killed.
+        """
+        self._said.result()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            wait([self._said])
+        finally:
+            if not self._said.done() or self._said.exception() is not None:
+                self._process.kill()  # it leaves a temporary file at most
+            self._process.wait()
+            self._pool.shutdown()
+            self._connection.close()
+            self._samples.close()
+
+    def _listen(self) -> None:
+        """Take in what the process says, until it is done."""
+        from .generate import WorkerDiedError
+
+        while True:
             try:
-                ours.send_bytes(task)
-                for _ in range(sum(len(job.config.sample_ids(*shard)) for shard in todo)):
-                    outcome = next(outcomes)
-                    if said.done():
-                        break
-                    ours.send(outcome)
-            except StoppedError:
-                ours.send(None)
-                said.result()
-                raise
-            except (BrokenPipeError, ConnectionResetError):  # `said` knows why
-                pass
-            said.result()
-    except BaseException:
-        process.kill()  # if it is not gone; it leaves a temporary file at most
-        raise
-    finally:
-        ours.close()
-        process.wait()
+                what, value = self._connection.recv()
+            except (EOFError, ConnectionResetError):
+                raise WorkerDiedError(
+                    "the process that writes was killed; for want of memory? Finished shards are "
+                    "kept: resume"
+                ) from None
+            if what == "end":
+                return
+            if what == "error":
+                raise value
+            if what == "failed":
+                self._judge(*value)
+            else:
+                self.facts[value.path] = value
 
 
-def _start(connection: Connection) -> subprocess.Popen[bytes]:
-    """Start a process that serves a connection; it never hears of SIGINT and SIGTERM."""
-    fd = connection.fileno()
+def _start(*fds: int) -> subprocess.Popen[bytes]:
+    """Start a process that serves; it never hears of SIGINT and SIGTERM."""
     path = os.pathsep.join(p or os.getcwd() for p in sys.path)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:  # it inherits what this thread lets through
         return subprocess.Popen(
-            [sys.executable, "-P", "-c", f"from pde_data._writing import serve; serve({fd})"],
-            pass_fds=[fd],
+            [sys.executable, "-P", "-c", f"from pde_data._writing import serve; serve{fds}"],
+            pass_fds=fds,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": path},
@@ -92,56 +146,108 @@ def _start(connection: Connection) -> subprocess.Popen[bytes]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _listen(connection: Connection, judge: Callable[[int, str], None]) -> None:
-    """Pass on what the process says, until it is done."""
-    from .generate import WorkerDiedError
+# -- messages: the sizes of their parts, then these ----------------------------------------------
 
-    while True:
-        try:
-            message = connection.recv()
-        except (EOFError, ConnectionResetError):
-            raise WorkerDiedError(
-                "the process that writes was killed; finished shards are kept, --resume goes on"
-            ) from None
-        if message is None:
-            return
-        if isinstance(message, BaseException):
-            raise message
-        judge(*message)
+
+def _parts(value: object) -> list[bytes | memoryview]:
+    """Pickle with the arrays beside, so that they are not copied."""
+    arrays: list[pickle.PickleBuffer] = []
+    text = pickle.dumps(value, pickle.HIGHEST_PROTOCOL, buffer_callback=arrays.append)
+    return [text, *(a.raw() for a in arrays)]
+
+
+def _send(to: socket.socket, parts: Sequence[bytes | memoryview]) -> None:
+    sizes = struct.pack(f"<{len(parts) + 1}Q", len(parts), *(len(p) for p in parts))
+    for part in (sizes, *parts):
+        to.sendall(part)
+
+
+def _receive(source: socket.socket) -> list[bytearray]:
+    """Receive the parts of a message; none at the end."""
+    count = _read(source, 8)
+    if not count:
+        return []
+    n = struct.unpack("<Q", count)[0]
+    return [_read(source, size) for size in struct.unpack(f"<{n}Q", _read(source, 8 * n))]
+
+
+def _read(source: socket.socket, n: int) -> bytearray:
+    data, done = bytearray(n), 0
+    with memoryview(data) as view:
+        while done < n:
+            got = source.recv_into(view[done:], n - done, socket.MSG_WAITALL)
+            if not got:
+                return bytearray()
+            done += got
+    return data
 
 
 # -- the process ---------------------------------------------------------------------------------
 
 
-def serve(fd: int) -> None:
-    """Write the shards that a connection asks for; it ends with the process at the other end."""
+def serve(tell: int, listen: int) -> None:
+    """Write the shards that another process asks for; it ends with that."""
+    connection, source = Connection(tell), socket.socket(fileno=listen)
+    try:
+        (task,) = _receive(source)
+        arrived = queue.SimpleQueue[list[bytearray]]()
+        room = threading.Semaphore(1)  # until it is known how much there is
+        threading.Thread(target=_fetch, args=(source, arrived, room), daemon=True).start()
+        _write_all(connection, task, arrived, room)
+        last = pickle.dumps(("end", None))
+    except BaseException as e:
+        last = _portable(e)
+    with suppress(OSError):  # nobody is there any more
+        connection.send_bytes(last)
+
+
+def _fetch(
+    source: socket.socket, arrived: queue.SimpleQueue[list[bytearray]], room: threading.Semaphore
+) -> None:
+    """Take samples as they come, while there is room."""
+    parts = [bytearray()]
+    while parts:
+        room.acquire()
+        try:
+            parts = _receive(source)
+        except OSError:
+            parts = []
+        arrived.put(parts)
+
+
+def _write_all(
+    connection: Connection,
+    task: bytes | bytearray,
+    arrived: queue.SimpleQueue[list[bytearray]],
+    room: threading.Semaphore,
+) -> None:
     from .generate import _write
     from .hdf5 import ShardWriter
+    from .hdf5.manifest import all_facts
 
-    connection = Connection(fd)
+    options, todo, most = pickle.loads(task)
+    room.release(most)
 
     def outcomes() -> Iterator[_Outcome]:
-        while (o := connection.recv()) is not None:
-            yield o
+        while parts := arrived.get():
+            outcome = pickle.loads(parts[0], buffers=parts[1:])
+            if outcome is None:
+                break
+            yield outcome
+            room.release()
         raise StoppedError
 
     def report(sample_id: int, reason: str) -> None:
         if reason:
-            connection.send((sample_id, reason))
+            connection.send(("failed", (sample_id, reason)))
 
-    try:
-        options, todo = pickle.loads(connection.recv_bytes())
-        stream = outcomes()
+    stream, facts = outcomes(), None
+    with suppress(StoppedError):
         for split, shard in todo:
-            _write(ShardWriter(split=split, shard=shard, **options), stream, report)
-    except EOFError:  # the other process was killed
-        return
-    except StoppedError:
-        connection.send(None)
-    except BaseException as e:
-        connection.send_bytes(_portable(e))
-    else:
-        connection.send(None)
+            writer = ShardWriter(split=split, shard=shard, **options)
+            _write(writer, stream, report)
+            facts = all_facts(writer.path, like=facts)
+            connection.send(("shard", facts))
 
 
 def _portable(error: BaseException) -> bytes:
@@ -149,8 +255,8 @@ def _portable(error: BaseException) -> bytes:
     from .generate import GenerateError
 
     try:
-        data = pickle.dumps(error)
+        data = pickle.dumps(("error", error))
         pickle.loads(data)
     except Exception:
-        data = pickle.dumps(GenerateError(f"{type(error).__name__}: {error}"))
+        data = pickle.dumps(("error", GenerateError(f"{type(error).__name__}: {error}")))
     return data

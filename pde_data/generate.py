@@ -36,7 +36,7 @@ from pydantic import (
 from solvers.meshes import Mesh
 from solvers.result import SolverDidNotConverge
 
-from ._writing import StoppedError, write_apart
+from ._writing import StoppedError, WriterProcess
 from .hdf5 import (
     ConfigMismatchError,
     DatasetConfig,
@@ -78,9 +78,8 @@ _SAMPLE_FAILURES = (
 #: From this many shards a worker on, workers write whole shards; below, they solve small blocks
 #: and the parent writes, so that a small dataset keeps all workers busy.
 _SHARDS_PER_WORKER = 8
-#: Bytes of solved samples that may wait for the writer, but two samples at least: a thread, or a
-#: process, which first has to start.
-_AHEAD, _AHEAD_APART = 2**24, 2**25
+#: Bytes of solved samples that may wait for the thread that writes, but two samples at least.
+_AHEAD = 2**24
 #: From this many samples on a process of its own writes.
 _APART = 512
 _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -525,54 +524,77 @@ class _Tally:
 _Todo = list[tuple[str, int]]
 
 
-def _run_serial(job: _Job, todo: _Todo, tally: _Tally, signals: _Signals) -> None:
-    """Solve here; a thread beside writes what is solved, or hands it to a process that does.
+class _WriterThread:
+    """A thread that writes shards from what it is given, in the order of ids.
+
+    The interface is that of `WriterProcess`.
+    """
+
+    def __init__(self, job: _Job, todo: _Todo, judge: Callable[[int, str], None]) -> None:
+        self._solved: queue.Queue[_Outcome | None] = queue.Queue(
+            max(2, min(64, _AHEAD // job.schema.sample_bytes()))
+        )
+        self.facts: dict[Path, ShardFacts] = {}
+        self._pool = ThreadPoolExecutor(1, "opkit-writer")
+        self._writing = self._pool.submit(self._write, job, todo, judge)
+
+    def _write(self, job: _Job, todo: _Todo, judge: Callable[[int, str], None]) -> None:
+        stream = self._outcomes()
+        for split, shard in todo:
+            _write(job.writer(split, shard), stream, judge)
+
+    def _outcomes(self) -> Iterator[_Outcome]:
+        while (o := self._solved.get()) is not None:
+            yield o
+        raise StoppedError
+
+    def __enter__(self) -> _WriterThread:
+        return self
+
+    def put(self, outcome: _Outcome | None) -> None:
+        while not self._writing.done():
+            with suppress(queue.Full):
+                return self._solved.put(outcome, timeout=0.1)
+
+    def done(self) -> bool:
+        return self._writing.done()
+
+    def result(self) -> None:
+        self._writing.result()
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+
+def _run_serial(
+    job: _Job, todo: _Todo, tally: _Tally, signals: _Signals
+) -> Mapping[Path, ShardFacts]:
+    """Solve here; a thread or a process beside writes what is solved.
 
     Signals reach this thread alone, so none can disturb HDF5 there.
     """
     apart = tally.total >= _APART and bool(sys.executable) and len(os.sched_getaffinity(0)) > 1
-    most = _AHEAD_APART if apart else _AHEAD
-    solved: queue.Queue[_Outcome | None] = queue.Queue(
-        max(2, min(512 if apart else 64, most // job.schema.sample_bytes()))
-    )
-
-    def outcomes() -> Iterator[_Outcome]:
-        while (o := solved.get()) is not None:
-            yield o
-        raise StoppedError
-
-    def write() -> None:
-        if apart:
-            return write_apart(job, todo, outcomes(), tally.judge)
-        stream = outcomes()
-        for split, shard in todo:
-            _write(job.writer(split, shard), stream, tally.judge)
-
-    def hand_over(o: _Outcome | None) -> None:
-        while not writing.done():
-            with suppress(queue.Full):
-                return solved.put(o, timeout=0.1)
-
-    with _single_thread(), ThreadPoolExecutor(1, "opkit-writer") as pool:
-        writing = pool.submit(write)
+    kind = WriterProcess if apart else _WriterThread
+    with _single_thread(), kind(job, todo, tally.judge) as writer:
         try:
             for split, shard in todo:
                 for i in job.config.sample_ids(split, shard):
                     with signals.interruptible():
                         o = _solve(job, i)
-                    hand_over(o)
-                    if writing.done():
-                        writing.result()
+                    writer.put(o)
+                    if writer.done():
+                        writer.result()
                     if tally.done + 1 < tally.total:
                         tally.step()
-            while not writing.done():
+            while not writer.done():
                 with signals.interruptible():
                     time.sleep(0.005)
-            writing.result()
+            writer.result()
             tally.step()  # the last one, when all failures are known
         except BaseException:
-            hand_over(None)  # what is solved is still written: it may complete a shard
+            writer.put(None)  # what is solved is still written: it may complete a shard
             raise
+    return writer.facts
 
 
 def _run_blocks(
@@ -1004,7 +1026,9 @@ def _carry_out(
     progress: Progress | None,
     command: str | None,
     start: float,
-    run: Callable[[_Job, _Todo, _Tally, _Signals, GenerateConfig], None],
+    run: Callable[
+        [_Job, _Todo, _Tally, _Signals, GenerateConfig], Mapping[Path, ShardFacts] | None
+    ],
 ) -> GenerateResult:
     """Make the shards of a plan, and the index."""
     root, dataset, todo, name = config.out, plan.dataset, plan.todo, plan.problem.name
@@ -1014,9 +1038,10 @@ def _carry_out(
     for split, k in todo:
         clean_temporaries(root, split, k, problem=name)
     with _Signals() as signals:
+        facts = None
         try:
             if todo:
-                run(job, todo, tally, signals, config)
+                facts = run(job, todo, tally, signals, config)
         except BaseException:
             for split, k in todo:
                 clean_temporaries(root, split, k, problem=name)
@@ -1025,7 +1050,7 @@ def _carry_out(
                     _index(root, dataset.n)
             _remove_empty(root)
             raise
-        manifest = _index(root, dataset.n)
+        manifest = _index(root, dataset.n, facts)
     if config.repair:
         _check_repaired(root, known, _digests(root))
     return GenerateResult(
@@ -1039,22 +1064,28 @@ def _carry_out(
     )
 
 
-def _run(job: _Job, todo: _Todo, tally: _Tally, signals: _Signals, config: GenerateConfig) -> None:
+def _run(
+    job: _Job, todo: _Todo, tally: _Tally, signals: _Signals, config: GenerateConfig
+) -> Mapping[Path, ShardFacts] | None:
+    """Make shards; returns what is known about them, if anything."""
     workers = min(config.workers, tally.total)
     if config.cluster is not None:
         _run_cluster(job, todo, tally, signals, config.cluster)
     elif workers <= 1:
-        _run_serial(job, todo, tally, signals)
+        return _run_serial(job, todo, tally, signals)
     else:
         with _pool(workers, signals) as pool:
             whole = len(todo) >= _SHARDS_PER_WORKER * workers
             (_run_shards if whole else _run_blocks)(job, todo, tally, signals, workers, pool)
+    return None
 
 
 # -- the index -----------------------------------------------------------------------------------
 
 
-def _index(root: Path, requested: Mapping[str, int]) -> dict[str, Any]:
+def _index(
+    root: Path, requested: Mapping[str, int], facts: Mapping[Path, ShardFacts] | None = None
+) -> dict[str, Any]:
     """Write ``dataset.json``, statistics and views, unless they are up to date.
 
     Other jobs may finish shards meanwhile and write theirs: whoever writes last looks again.
@@ -1063,7 +1094,7 @@ def _index(root: Path, requested: Mapping[str, int]) -> dict[str, Any]:
         before = _stamps(root)
         manifest = current_index(root, requested=requested)
         if manifest is None:
-            manifest = rebuild_index(root, requested=requested, reuse=True)
+            manifest = rebuild_index(root, requested=requested, reuse=True, facts=facts)
         if _stamps(root) == before:
             return manifest
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import math
 import warnings
 from typing import Any
 
@@ -39,7 +40,8 @@ class GridLocalNO(GridModel):
     -----
     neuraloperator 2.0.0 computes the taps of its local integrals once, for the grid of
     construction, and continues fields by zeros there on periodic axes too: the model is tied to
-    its grid. Difference layers wrap around on a grid that is periodic along both axes and repeat
+    its grid. On axes of different numbers of points its sizes do not match, so such grids are
+    refused. Difference layers wrap around on a grid that is periodic along both axes and repeat
     the last values on others.
 
     References
@@ -82,7 +84,12 @@ class GridLocalNO(GridModel):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `x`, shape (batch, in_channels, n1, n2), to (batch, out_channels, n1, n2)."""
-        y: Tensor = self.local_no(self.prepare(x))
+        x = self.prepare(x)
+        if x.shape[2] != x.shape[3]:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}: local_no needs as many points per axis"
+            )
+        y: Tensor = self.local_no(x)
         return y
 
 
@@ -113,10 +120,15 @@ def build_local_no(
     Raises
     ------
     ValueError
-        Not two axes; options out of range; torch-harmonics is not installed.
+        Not two equal axes; options out of range; torch-harmonics is not installed.
     """
     if spec.grid.dim != 2:
         raise ValueError(f"the grid has {spec.grid.dim} axes: local_no is for 2")
+    first, second = spec.grid.axes
+    sizes = [(a.n, a.upper - a.lower) for a in (first, second)]
+    if not math.isclose(*(n / length for n, length in sizes)) or first.n != second.n:
+        stated = " and ".join(f"{n} points on length {length:g}" for n, length in sizes)
+        raise ValueError(f"the grid has {stated}: local_no needs equal axes")
     if importlib.util.find_spec("torch_harmonics") is None:
         raise ValueError(
             "local_no needs a package that is not installed: pip install torch-harmonics==0.7.4"

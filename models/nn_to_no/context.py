@@ -161,7 +161,7 @@ class OperatorLayer:
         self.context, self.path, self.shapes = context, path, set()
 
     def scale(self, shape: Sequence[int], grid: Grid | None = None) -> tuple[float, ...]:
-        """Reference spacing over present spacing where a layer's input has `shape`."""
+        """Give reference spacing over present spacing where a layer's input has `shape`."""
         ctx, shape = self.context, tuple(shape)
         if ctx.frozen:
             return (1.0,) * len(shape)
@@ -212,7 +212,7 @@ def spatial_weights(context: Context, shape: Sequence[int]) -> Tensor | None:
 
 def weighted_moments(x: Tensor, w: Tensor, dims: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Mean and (biased) variance over `dims`, kept as axes of length 1; `w` broadcasts to `x`."""
-    w = w.to(x).expand_as(x)
+    w, dims = w.to(x).expand_as(x), list(dims)
     total = w.sum(dims, keepdim=True)
     mean = (x * w).sum(dims, keepdim=True) / total
     var = ((x - mean).square() * w).sum(dims, keepdim=True) / total

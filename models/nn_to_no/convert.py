@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -318,7 +319,7 @@ class _Shuffle(OperatorLayer):
         if all(s == 1.0 for s in scale):
             out: Tensor = super().forward(x)  # type: ignore[misc]
             return out
-        r = getattr(self, "upscale_factor", None) or getattr(self, "downscale_factor", 1)
+        r = int(getattr(self, "upscale_factor", 0) or getattr(self, "downscale_factor", 1))
         axes = self.context.axes
         one = torch.eye(r * r, dtype=x.dtype, device=x.device).reshape(r * r, 1, r, r)
         b, c = x.shape[:2]
@@ -439,8 +440,8 @@ _refuse(
     "recurrence from point to point has no limit as the grid is refined",
     "RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell",
 )  # fmt: skip
-_refuse("numbers of points mean nothing on another grid", "Embedding", "EmbeddingBag", "MaxUnpool1d",
-        "MaxUnpool2d", "MaxUnpool3d")  # fmt: skip
+_refuse("numbers of points mean nothing on another grid", "Embedding", "EmbeddingBag",
+        "MaxUnpool1d", "MaxUnpool2d", "MaxUnpool3d")  # fmt: skip
 _refuse("cuts the grid by numbers of points", "Fold", "Unfold", "FractionalMaxPool2d",
         "FractionalMaxPool3d", "LPPool1d", "LPPool2d", "LPPool3d")  # fmt: skip
 _refuse("noise of single points has no limit; use Dropout or FeatureAlphaDropout", "AlphaDropout")
@@ -462,7 +463,7 @@ _PADS = {
 def _fuse_padding(module: nn.Sequential, path: str, rows: list[LayerReport]) -> None:
     """Hand padding layers over to the convolutions after them."""
     names = list(module._modules)
-    for name, after in zip(names, names[1:], strict=False):
+    for name, after in itertools.pairwise(names):
         pad, conv = module._modules[name], module._modules[after]
         kind = type(pad).__name__
         stem = kind[:-5] if kind[-5:-2] == "Pad" else ""
@@ -471,7 +472,7 @@ def _fuse_padding(module: nn.Sequential, path: str, rows: list[LayerReport]) -> 
         assert isinstance(conv, nn.Conv1d | nn.Conv2d | nn.Conv3d) and pad is not None
         if any(_int_pads(conv)):
             continue
-        flat = pad.padding
+        flat: Any = pad.padding
         dim = len(conv.kernel_size)
         flat = (flat,) * (2 * dim) if isinstance(flat, int) else tuple(flat)
         pairs = tuple((flat[2 * d], flat[2 * d + 1]) for d in reversed(range(dim)))
@@ -486,7 +487,7 @@ def _fuse_padding(module: nn.Sequential, path: str, rows: list[LayerReport]) -> 
 
 
 def _base_type(layer: nn.Module) -> tuple[type | None, bool]:
-    """Registered type of a layer, and whether its class changes what that type computes."""
+    """Find the registered type of a layer, and whether its class computes something else."""
     kind = type(layer)
     if getattr(layer, "parametrizations", None) is not None:
         kind = kind.__mro__[1]  # the class before torch's parametrization
@@ -498,6 +499,12 @@ def _base_type(layer: nn.Module) -> tuple[type | None, bool]:
             own = any(getattr(kind, n, None) is not getattr(base, n, None) for n in names)
             return base, own
     return None, False
+
+
+def _trusted(layer: nn.Module) -> nn.Module:
+    """Mark a layer whose conversion says what it means: its forward is not looked into."""
+    object.__setattr__(layer, "_opkit_trusted", True)
+    return layer
 
 
 class _Walk:
@@ -539,8 +546,7 @@ class _Walk:
     def _convert(self, layer: nn.Module, scope: Scope) -> nn.Module:
         own = self.registry.get(scope.path, self.registry.get(type(layer)))
         if callable(own):
-            new: nn.Module = own(layer, scope)
-            return new
+            return _trusted(own(layer, scope))
         if isinstance(layer, OperatorLayer):
             layer.attach(self.context, scope.path)
             scope.note(layer, "an operator already")
@@ -552,7 +558,7 @@ class _Walk:
                     layer, f"a subclass of {kind.__name__} with a forward of its own; "
                     "register_conversion says what it means"
                 )  # fmt: skip
-            return _CONVERSIONS[kind](layer, scope)
+            return _trusted(_CONVERSIONS[kind](layer, scope))
         if isinstance(layer, nn.Sequential):
             _fuse_padding(layer, scope.path, self.rows)
         if not layer._modules and type(layer).__module__.split(".")[0] == "torch":
@@ -616,7 +622,8 @@ class _Guard(TorchFunctionMode):
         out = func(*args, **(kwargs or {}))
         path, layer = self.stack[-1] if self.stack else ("", self.owner.network)
         kind = type(layer).__module__.split(".")[0]
-        if kind != "torch" and not isinstance(layer, OperatorLayer | Antialiased):
+        known = isinstance(layer, OperatorLayer) or getattr(layer, "_opkit_trusted", False)
+        if kind != "torch" and not known:
             self._look(path, layer, func, args, kwargs or {}, out)
         return out
 
@@ -836,8 +843,8 @@ class OperatorModule(nn.Module):
                 self._measure(),
             )  # fmt: skip
         else:
-            shape = {"field": tuple(f.shape[2:]), "flat": tuple(f.shape[1:])}.get(self._form)
-            if shape is not None and shape != geometry.shape:
+            given_shape = {"field": f.shape[2:], "flat": f.shape[1:]}.get(self._form)
+            if given_shape is not None and tuple(given_shape) != geometry.shape:
                 raise ValueError(f"f has shape {tuple(f.shape)}, the grid {geometry.shape}")
             if self._form == "tokens" and have != math.prod(geometry.shape):
                 raise ValueError(f"f has {have} points, the grid {geometry.shape}")
@@ -870,7 +877,7 @@ class OperatorModule(nn.Module):
         at_home = ctx.at_reference and isinstance(ctx.target, Grid) and not ctx.fixed
         tables = {}
         if self._tables and not at_home and not ctx.fixed:
-            values = dict(self.named_parameters(remove_duplicate=False))
+            values: dict[str, Tensor] = dict(self.named_parameters(remove_duplicate=False))
             values |= dict(self.named_buffers(remove_duplicate=False))
             tables = {
                 name: expand_table(values[name], layout, ctx)
@@ -1024,9 +1031,10 @@ def _find_tables(op: OperatorModule, registry: Mapping[Any, Any], strict: bool) 
             if said == "finite" or (not layout and said is None):
                 continue
             if not layout:
+                shape = () if value is None else tuple(value.shape)
                 raise ValueError(
-                    f"registry: {full!r} has shape {tuple(value.shape) if value is not None else ()}"
-                    f", no function on the reference's {reference.shape}"
+                    f"registry: {full!r} has shape {shape}, no function on the reference's "
+                    f"{reference.shape}"
                 )
             likely = any(s in name.lower() for s in ("pos", "table", "grid", "coord", "embed"))
             if said != "table" and not likely:

@@ -44,7 +44,7 @@ def find_neighbors(
     *,
     period: Sequence[float | None] | None = None,
 ) -> Neighbors:
-    """Sources within `radius` of each query, by a k-d tree.
+    """Find the sources within `radius` of each query, by a k-d tree.
 
     Parameters
     ----------

@@ -1,14 +1,14 @@
-"""Integrals over the whole domain or patches of it, and expansions in functions of the reference.
+r"""Integrals over the whole domain or patches of it, and expansions in functions of the reference.
 
-All rest on two maps between the reference grid and the present one. `restriction` is a quadrature:
-with the hat functions :math:`\\varphi_a` of the reference nodes and quadrature weights
-:math:`\\Delta`,
+All rest on two maps between the reference grid and the present one. `restrict` is a quadrature:
+with the hat functions :math:`\varphi_a` of the reference nodes and quadrature weights
+:math:`\Delta`,
 
-.. math:: (Rf)_a = \\sum_i \\varphi_a(x_i) f(x_i) \\Delta_i \\Big/ \\sum_i \\varphi_a(x_i) \\Delta_i,
+.. math:: (Rf)_a = \sum_i \varphi_a(x_i) f(x_i) \Delta_i \Big/ \sum_i \varphi_a(x_i) \Delta_i,
 
 so that a sum over reference nodes with weights w becomes the integral of f against the kernel that
-interpolates :math:`w_a/\\Delta_a` multilinearly. `expansion` is :math:`g(y) = \\sum_a g_a
-\\varphi_a(y)`. On the reference grid both are the identity.
+interpolates :math:`w_a/\Delta_a` multilinearly. `expand` is
+:math:`g(y) = \sum_a g_a \varphi_a(y)`. On the reference grid both are the identity.
 """
 
 from __future__ import annotations
@@ -144,11 +144,11 @@ class IntegralLinear(nn.Module):
     ) -> None:
         super().__init__()
         self.input_grid, self.output_grid = input_grid, output_grid
-        sizes = [
+        columns, rows = (
             c * (math.prod(g.shape) if g is not None else 1)
             for c, g in ((in_features, input_grid), (out_features, output_grid))
-        ]
-        linear = nn.Linear(*sizes, bias=bias)
+        )
+        linear = nn.Linear(columns, rows, bias=bias)
         self.weight, self.bias = linear.weight, linear.bias
         self.in_features, self.out_features = in_features, out_features
 

@@ -424,7 +424,7 @@ class _KernelConv(OperatorLayer):
         )
 
     def _on_points(self, x: Tensor, points: Any) -> Tensor:
-        """The same kernel on scattered points."""
+        """Apply the same kernel on scattered points."""
         if any(q != 1 for q in self.stride):
             raise ValueError(
                 f"{self.path or type(self).__name__}: a stride has no meaning on a point cloud"

@@ -79,7 +79,7 @@ class FiniteDifferenceConv(nn.Module):
         return y if self.bias is None else y + self.bias.reshape(-1, *(1,) * grid.dim)
 
     def derivative(self, f: Tensor, grid: Grid, term: Sequence[int]) -> Tensor:
-        """Derivative along the axes in `term`."""
+        """Differentiate along the axes in `term`."""
         if len(term) == 2 and term[0] == term[1]:
             return _second(f, grid, term[0])
         for d in term:

@@ -1,13 +1,14 @@
 """Plain networks on grids, to be trained as they are or turned into operators.
 
 They count points: a kernel is so many points wide, whatever the spacing. Nothing in them is made
-for the conversion but two layers: `field_conv`, a convolution that continues fields by the layout of
-each axis, and `Refine`, linear interpolation between the points of such grids (which torch's
+for the conversion but two layers: `field_conv`, a convolution that continues fields by the layout
+of each axis, and `Refine`, linear interpolation between the points of such grids (which torch's
 ``Upsample`` knows for cells alone).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -335,7 +336,7 @@ class UNet(_Field):
         self.down = nn.ModuleList()
         self.left = nn.ModuleList()
         self.right = nn.ModuleList()
-        for a, b in zip(widths, widths[1:], strict=False):
+        for a, b in itertools.pairwise(widths):
             self.down.append(field_conv(a, b, 3, grid=grid, stride=2, walls=walls))
             self.left.append(block(b, b))
             self.right.append(block(a + b, a))
@@ -441,7 +442,7 @@ class MLP(_Field):
         points = math.prod(grid.shape)
         sizes = [in_channels * points, *[hidden_channels] * n_layers]
         layers: list[nn.Module] = [nn.Flatten()]
-        for a, b in zip(sizes, sizes[1:], strict=False):
+        for a, b in itertools.pairwise(sizes):
             layers += [nn.Linear(a, b), nn.GELU()]
         layers += [nn.Linear(hidden_channels, out_channels * points)]
         self.layers = nn.Sequential(*layers, nn.Unflatten(1, (out_channels, *grid.shape)))

@@ -36,8 +36,8 @@ class _Weighted(OperatorLayer):
 
 class _GroupNorm(_Weighted):
     num_groups: int
-    weight: Tensor | None
-    bias: Tensor | None
+    weight: Any
+    bias: Any
     eps: float
 
     def forward(self, x: Tensor, weights: Tensor | None = None) -> Tensor:

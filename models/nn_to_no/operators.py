@@ -283,7 +283,7 @@ def build_transformer(
     frequencies: int = 4,
     kind: Kind = "linear",
 ) -> nn.Module:
-    """Transformer whose tokens are grid points, for a dataset; options as `PointTransformer`."""
+    """Build a transformer whose tokens are grid points; options as `PointTransformer`."""
     _positive(
         hidden_channels=hidden_channels, n_layers=n_layers, n_heads=n_heads,
         frequencies=frequencies,
@@ -340,7 +340,7 @@ def build_mesh_transformer(
     frequencies: int = 4,
     kind: Kind = "softmax",
 ) -> nn.Module:
-    """Transformer for a dataset on meshes; options as `PointTransformer`."""
+    """Build a transformer for a dataset on meshes; options as `PointTransformer`."""
     _positive(
         hidden_channels=hidden_channels, n_layers=n_layers, n_heads=n_heads,
         frequencies=frequencies,

@@ -16,6 +16,7 @@ from .context import Context, OperatorLayer
 from .geometry import is_closed
 from .kernels import (
     Interpolation,
+    Mode,
     anchor,
     cell_width,
     conv_size,
@@ -243,7 +244,7 @@ class PhysicalUpsample(OperatorLayer, nn.Upsample):
             out: Tensor = super().forward(x)
             return out
         axes, dim = self.context.axes, x.ndim - 2
-        factor = self.scale_factor if self.scale_factor is not None else self.factors
+        factor: Any = self.scale_factor
         q = [round(f) for f in (factor if isinstance(factor, tuple) else (factor,) * dim)]
         if self.align_corners:
             sizes = []
@@ -268,7 +269,7 @@ class PhysicalUpsample(OperatorLayer, nn.Upsample):
             padding.append(pad)
             weight = weight[..., None] * torch.tensor(line, dtype=x.dtype, device=x.device)
         b, c = x.shape[:2]
-        mode = None if self.mode == "nearest" else "replicate"
+        mode: Mode | None = None if self.mode == "nearest" else "replicate"
         y = transposed(
             x.reshape(b * c, 1, *x.shape[2:]), weight[None, None], None, scale, axes, stride=q,
             padding=padding, dilation=(1,) * dim, groups=1, output_padding=(0,) * dim,

@@ -73,8 +73,9 @@ def adapt(
         rows = zip(facts["environments"], facts["experts"], facts["losses"], strict=True)
         for (environment, expert, losses), start in zip(rows, facts["start_losses"], strict=True):
             best = min(v for v in losses if v is not None)
+            name = operator.task.environment_name(environment)
             typer.echo(
-                f"environment {environment:g}: expert {expert}, mean squared error {best:.3g} "
+                f"environment {name}: expert {expert}, mean squared error {best:.3g} "
                 f"({start:.3g} before), normalized units"
             )
     tell(f"next: opkit evaluate {shown(settings.out)} {shown(settings.data)}")

@@ -68,6 +68,8 @@ def evaluate_mesh(
             inputs = problem.sample(np.random.default_rng(int(seed)))
             solution = problem.solve(inputs, shape, solver=problem.choose_solver(shape))
             mesh = solution.mesh if solution.mesh is not None else schema.mesh
+            if mesh is None:
+                raise UsageError(f"resolution={resolution}: the problem gives no mesh")
             constants = {s.name: s.value for s in schema.scalars if s.value is not None}
             values = {**constants, **solution.scalars, **solution.fields}
             solved.append(_stack(op.task, schema, values, mesh))

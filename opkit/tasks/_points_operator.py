@@ -78,7 +78,10 @@ class PhysicalPoints(nn.Module):
             def like(a: Any) -> Tensor:
                 return torch.as_tensor(np.asarray(a, np.float64)).to(x.dtype).to(x.device)
 
-            if name == "inputs":
+            if name == "modes":
+                modes = self.normalizer.modes
+                self._cast[key] = [None if m is None else (like(m[0]), like(m[1:])) for m in modes]
+            elif name == "inputs":
                 self._cast[key] = [(like(a), like(1.0 / b)) for a, b in self._inputs]
             elif name == "outputs":
                 self._cast[key] = (like(s.output_shift), like(s.output_scale))
@@ -89,10 +92,15 @@ class PhysicalPoints(nn.Module):
 
     def scale_functions(self, us: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Bring inputs to the units of the model."""
-        if self._trivial:
+        if not self._trivial:
+            constants = self._constants("inputs", us[0])
+            us = tuple((u - a) * b for u, (a, b) in zip(us, constants, strict=True))
+        if not self.normalizer.modes:
             return tuple(us)
-        constants = self._constants("inputs", us[0])
-        return tuple((u - a) * b for u, (a, b) in zip(us, constants, strict=True))
+        modes = self._constants("modes", us[0])
+        return tuple(
+            u if m is None else torch.addmm(m[0], u, m[1]) for u, m in zip(us, modes, strict=True)
+        )
 
     def scale_outputs(self, s: Tensor, rows: Tensor | None) -> Tensor:
         """Bring outputs (..., N, C) to the units of the model; `rows` of the shared points."""

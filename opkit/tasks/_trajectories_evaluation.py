@@ -129,6 +129,7 @@ def _environments(
     contexts = op.contexts
     return {
         "environment": np.array(task.environments),
+        "name": np.array([task.environment_name(e) for e in task.environments]),
         "family": np.array(names),
         "expert": op.experts,
         "samples": count,

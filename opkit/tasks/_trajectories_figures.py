@@ -96,7 +96,9 @@ def portrait_figure(
                 ax.plot(times[k], truth[k, :, 0], ".", color=color, ms=5)
         name = str(table["family"][at])
         kind = "" if name == "all" else f"{name}, "
-        ax.set_title(f"{e:g}: {kind}expert {int(table['expert'][at])}", fontsize=9)
+        ax.set_title(
+            f"{_text(table['name'][at])}: {kind}expert {int(table['expert'][at])}", fontsize=9
+        )
         units = "" if task["units"] in ("1", "") else f" [{task['units']}]"
         time = "" if task["time_units"] in ("1", "") else f" [{task['time_units']}]"
         ax.set_xlabel(f"{states[0]}{units}" if len(states) > 1 else f"time{time}")
@@ -155,3 +157,8 @@ def _scatter(ax: Any, x: np.ndarray, y: np.ndarray, table: Mapping[str, Sequence
     ax.grid(color="0.9", lw=0.6, zorder=0)
     outside = {"loc": "outside upper center", "ncols": 3}
     ax.figure.legend(fontsize=8, frameon=False, **outside)
+
+
+def _text(value: Any) -> str:
+    """Write a name as it was before the table was read: numbers without a point."""
+    return f"{value:g}" if isinstance(value, float) else str(value)

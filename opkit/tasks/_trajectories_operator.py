@@ -107,7 +107,7 @@ class TrajectoryOperator(Operator):
             Initial states.
         times : array, shape ([n], T)
             Increasing; the first is that of `x0`.
-        environment : number or array of numbers, shape ([n],)
+        environment : number or name, or array of them, shape ([n],)
             As in the data; may be left out if there is only one.
         batch_size : int
             Trajectories at once.
@@ -178,7 +178,7 @@ class TrajectoryOperator(Operator):
         Parameters
         ----------
         x : array, shape ([n], d)
-        environment : number or array of numbers, shape ([n],)
+        environment : number or name, or array of them, shape ([n],)
 
         Returns
         -------
@@ -231,5 +231,5 @@ class TrajectoryOperator(Operator):
                     f"environment is missing: this operator knows {len(self.task.environments)}"
                 )
             environment = self.task.environments[0]
-        numbers = np.broadcast_to(np.asarray(environment, np.float64), (n,))
+        numbers = np.broadcast_to(np.asarray(environment), (n,))
         return x, single, t, self.task.environment_index(numbers)

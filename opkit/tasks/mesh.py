@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -175,7 +176,7 @@ class MeshTask(Task):
     def parts(self) -> tuple[slice, ...]:
         """Channels of each output."""
         ends = np.cumsum([0, *(v.channels for v in self.outputs)])
-        return tuple(slice(int(a), int(b)) for a, b in zip(ends, ends[1:], strict=False))
+        return tuple(slice(int(a), int(b)) for a, b in itertools.pairwise(ends))
 
     def spec(self) -> MeshSpec:
         """Tell a model factory about the data."""
@@ -186,7 +187,7 @@ class MeshTask(Task):
     def read(
         self, split: Split, indices: Sequence[int] | np.ndarray, *, outputs: bool = True
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Inputs and outputs of some samples, (point, channel) each, as stored."""
+        """Read inputs and outputs of some samples, (point, channel) each, as stored."""
         x = self._read(split, indices, self.inputs, slice(0, 1))
         y = self._read(split, indices, self.outputs, slice(-1, None)) if outputs else []
         return x, y

@@ -46,6 +46,11 @@ class PointsOptions(TaskOptions):
         None, ge=1, description="train on so many points of each function alone, drawn once; 1 "
         "for the pairs of the DeepONet paper"
     )  # fmt: skip
+    input_modes: int | None = Field(
+        None, ge=1, description="describe each input function by so many principal components of "
+        "the training samples, each scaled to deviation 1, in place of its sensor values: smooth "
+        "functions train much faster; numbers stay as they are"
+    )  # fmt: skip
     scaling: Literal["global", "pointwise"] = Field(
         "global", description="of the outputs: one mean and deviation, or one at each point, "
         "interpolated between them; pointwise leaves no room for hard conditions"
@@ -95,17 +100,23 @@ class PointsNormalizer:
         Inputs: all channels of all functions, in order. Outputs: by channel.
     mean, std : ndarray, shape (N, C), optional
         With ``scaling="pointwise"``, in the units that `scales` leaves.
+    modes : tuple of ndarray or None
+        With ``input_modes``, of each function: (1 + size, k), mean and scaled principal
+        components of what `scales` leaves.
     """
 
     scales: Normalizer
     mean: np.ndarray | None = None
     std: np.ndarray | None = None
+    modes: tuple[np.ndarray | None, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """JSON types."""
         out = self.scales.as_dict()
         if self.mean is not None and self.std is not None:
             out["pointwise"] = {"mean": self.mean.tolist(), "std": self.std.tolist()}
+        if self.modes:
+            out["modes"] = [None if m is None else m.tolist() for m in self.modes]
         return out
 
 
@@ -268,8 +279,14 @@ class PointsTask(Task):
         """Tell a model factory about the data."""
         from models.spec import FunctionSpec, PointsSpec
 
+        k = self.options.input_modes
         return PointsSpec(
-            tuple(FunctionSpec(f.name, f.channels, f.shape) for f in self.functions),
+            tuple(
+                FunctionSpec(f.name, f.channels, f.shape)
+                if k is None or f.is_scalar
+                else FunctionSpec(f.name, 1, (k,))
+                for f in self.functions
+            ),
             len(self.coordinates),
             self.out_channels,
             ((-1.0, 1.0),) * len(self.coordinates),
@@ -327,7 +344,7 @@ class PointsTask(Task):
         """Apply a new model once."""
         import torch
 
-        us = tuple(torch.zeros(1, f.size) for f in self.functions)
+        us = tuple(torch.zeros(1, f.size) for f in self.spec().functions)
         n = 3 if self.shared is None else len(self.shared)
         y = torch.zeros(n, len(self.coordinates)) if n <= 4096 else None
         if y is None and not hasattr(model, "basis"):
@@ -397,11 +414,48 @@ class PointsTask(Task):
             if f.lattice:  # the indicator stays 0 or 1
                 in_shift[end - 1], in_scale[end - 1] = 0.0, 1.0
         scales = Normalizer(*(tuple(a.tolist()) for a in (in_shift, in_scale, shift, scale)))
+        modes = self._modes(split, reader, n, scales)
         if self.options.scaling == "global":
-            return PointsNormalizer(scales)
+            return PointsNormalizer(scales, modes=modes)
         mean = (pointwise.mean.reshape(-1, self.out_channels) - shift) / scale
         std = pointwise.std.reshape(-1, self.out_channels) / scale
-        return PointsNormalizer(scales, mean, np.where(std > 1e-6, std, 1.0))
+        return PointsNormalizer(scales, mean, np.where(std > 1e-6, std, 1.0), modes)
+
+    def _modes(
+        self, split: Split, reader: Reader, n: int, scales: Normalizer
+    ) -> tuple[np.ndarray | None, ...]:
+        """Mean and principal components of the scaled functions."""
+        k = self.options.input_modes
+        if k is None:
+            return ()
+        out: list[np.ndarray | None] = []
+        first = 0
+        for j, f in enumerate(self.functions):
+            part = slice(first, first + f.channels)
+            first += f.channels
+            if f.is_scalar:
+                out.append(None)
+                continue
+            u = np.concatenate(
+                [reader.functions(split, np.arange(a, min(n, a + 256)))[j]
+                 for a in range(0, n, 256)]
+            ).astype(np.float64)  # fmt: skip
+            repeat = f.size // f.channels
+            u = (u - np.repeat(scales.input_shift[part], repeat)) / np.repeat(
+                scales.input_scale[part], repeat
+            )
+            mean = u.mean(0)
+            _, sigma, v = np.linalg.svd(u - mean, full_matrices=False)
+            usable = int((sigma > 1e-5 * sigma[0]).sum())
+            if k > usable:
+                raise UsageError(
+                    f"input_modes={k}: {f.name!r} has {usable} components above rounding in "
+                    f"{n} training samples"
+                )
+            v = v[:k] * np.sign(v[np.arange(k), np.abs(v[:k]).argmax(1)])[:, None]
+            w = v.T * (math.sqrt(n) / sigma[:k])
+            out.append(np.concatenate([-(mean @ w)[None], w]))
+        return tuple(out)
 
     def check_outputs(self, split: Split, indices: np.ndarray, s: np.ndarray) -> None:
         """Raise if samples cannot be learned from or judged by."""
@@ -421,13 +475,25 @@ class PointsTask(Task):
         for what, k in (("input", n), ("output", self.out_channels)):
             if len(getattr(scales, f"{what}_scale")) != k:
                 raise ValueError(f"need {k} {what} channels")
+        modes = self._load_modes(d)
         if "pointwise" not in d:
-            return PointsNormalizer(scales)
+            return PointsNormalizer(scales, modes=modes)
         mean, std = (np.array(d["pointwise"][k], np.float64) for k in ("mean", "std"))
         expected = (0 if self.shared is None else len(self.shared), self.out_channels)
         if mean.shape != expected or std.shape != expected:
             raise ValueError(f"need means and deviations of shape {expected}")
-        return PointsNormalizer(scales, mean, std)
+        return PointsNormalizer(scales, mean, std, modes)
+
+    def _load_modes(self, d: Mapping[str, Any]) -> tuple[np.ndarray | None, ...]:
+        k = self.options.input_modes
+        if k is None:
+            return ()
+        modes = tuple(None if m is None else np.array(m, np.float64) for m in d["modes"])
+        shapes = [None if m is None else m.shape for m in modes]
+        expected = [None if f.is_scalar else (1 + f.size, k) for f in self.functions]
+        if shapes != expected:
+            raise ValueError(f"modes have shapes {shapes}, expected {expected}")
+        return modes
 
     def prepare(self, model: Any, split: Split, normalizer: Any, *, limit: int | None) -> None:
         """Set the basis of a POD-DeepONet, from training outputs alone."""

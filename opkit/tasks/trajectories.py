@@ -168,7 +168,7 @@ class TrajectoriesTask(Task):
         Of each environment; empty if the data states none.
     steps : tuple of float
         Median step of the stored times of each environment.
-    family_names : mapping of str to str
+    family_names, environment_names : mapping of str to str
         Number to name, as far as the data says.
     settings : mapping
         See `TrajectoriesOptions`.
@@ -182,6 +182,7 @@ class TrajectoriesTask(Task):
     families: tuple[float, ...]
     steps: tuple[float, ...]
     family_names: Mapping[str, str]
+    environment_names: Mapping[str, str]
     settings: TrajectoriesOptions
 
     name: ClassVar[str] = "trajectories"
@@ -247,6 +248,7 @@ class TrajectoriesTask(Task):
             "families": list(self.families),
             "steps": list(self.steps),
             "family_names": dict(self.family_names),
+            "environment_names": dict(self.environment_names),
             "settings": self.settings.model_dump(mode="json"),
         }
 
@@ -259,7 +261,7 @@ class TrajectoriesTask(Task):
         return cls(
             str(d["field"]), str(d["units"]), str(d["time_units"]), tuple(d["states"]),
             environments, families, steps, dict(d["family_names"]),
-            TrajectoriesOptions(**d["settings"]),
+            dict(d["environment_names"]), TrajectoriesOptions(**d["settings"]),
         )  # fmt: skip
 
     def spec(self) -> TrajectorySpec:
@@ -301,8 +303,12 @@ class TrajectoriesTask(Task):
         found["family_names"] = {**self.family_names, **found["family_names"]}
         return replace(self, **found)
 
-    def environment_index(self, numbers: np.ndarray) -> np.ndarray:
-        """Position of environments in the model's contexts.
+    def environment_name(self, number: float) -> str:
+        """Name that the data gives an environment, else its number."""
+        return self.environment_names.get(f"{number:g}", f"{number:g}")
+
+    def environment_index(self, numbers: Any) -> np.ndarray:
+        """Position of environments, by number or by name, in the model's contexts.
 
         Raises
         ------
@@ -310,7 +316,13 @@ class TrajectoriesTask(Task):
             One that the operator has no context for.
         """
         known = np.asarray(self.environments)
-        numbers = np.asarray(numbers, np.float64)
+        numbers = np.asarray(numbers)
+        if numbers.dtype.kind in "UO":
+            names = {self.environment_name(e): e for e in self.environments}
+            for name in numbers.ravel():
+                check_name("environment", str(name), list(names))
+            numbers = np.array([names[str(n)] for n in numbers.ravel()]).reshape(numbers.shape)
+        numbers = numbers.astype(np.float64)
         at = np.searchsorted(known, numbers).clip(0, len(known) - 1)
         if (bad := known[at] != numbers).any():
             raise UsageError(
@@ -475,7 +487,7 @@ class TrajectoriesTask(Task):
         """Which expert has which environments."""
         metrics, table = evaluation["metrics"], evaluation["environments"]
         experts = [int(e) for e in table["expert"]]
-        families = [str(f) for f in table["family"]]
+        families = [f"{f:g}" if isinstance(f, float) else f for f in table["family"]]
         kinds = sorted(set(families))
         counts = {(f, e): 0 for f in kinds for e in range(metrics["n_experts"])}
         for f, e in zip(families, experts, strict=True):
@@ -527,18 +539,22 @@ def _environments(split: Split) -> dict[str, Any]:
     environment = _scalar(split, "environment", numbers)
     known, first = np.unique(environment, return_index=True)
     families: tuple[float, ...] = ()
-    names: dict[str, str] = {}
     if "family" in numbers:
         family = _scalar(split, "family", numbers)
         families = tuple(map(float, family[first]))
-        text = next(s.long_name for s in schema.scalars if s.name == "family")
-        names = dict(re.findall(r"(\d+) ([^,;]+)", text))
     return {
         "environments": tuple(map(float, known)),
         "families": families,
         "steps": tuple(float(np.median(np.diff(split.times(int(i))))) for i in first),
-        "family_names": names,
+        "family_names": _names(schema, "family"),
+        "environment_names": _names(schema, "environment"),
     }
+
+
+def _names(schema: DatasetSchema, scalar: str) -> dict[str, str]:
+    """Legend of a scalar: ``"number of the family: 0 a, 1 b"`` as ``{"0": "a", "1": "b"}``."""
+    text = next((s.long_name for s in schema.scalars if s.name == scalar), "")
+    return dict(re.findall(r"(\d+) ([^,;]+)", text.partition(":")[2]))
 
 
 def _few(values: np.ndarray) -> str:

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,10 @@ class ShardFacts:
     content_digest: str
     statistics: dict[str, Any]
     chunks: dict[str, list[list[int]]]
+    stamp: tuple[int, int, int]
+    #: From `all_facts` alone.
+    sha256: str = ""
+    view: ViewPart | None = None
 
     @property
     def code(self) -> int | None:
@@ -68,15 +72,43 @@ class ShardFacts:
         return {*self.ids.tolist(), *(x[0] for x in self.failures)} == set(ids)
 
 
-def shard_facts(path: Path) -> ShardFacts:
+def stamp(path: Path) -> tuple[int, int, int]:
+    """Size, time of the last change in ns, and inode: others if a file has been touched."""
+    st = path.stat()
+    return st.st_size, st.st_mtime_ns, st.st_ino
+
+
+def all_facts(path: Path, *, like: ShardFacts | None = None) -> ShardFacts:
+    """Return `shard_facts` and whatever else `rebuild_index` reads of a shard.
+
+    Parameters
+    ----------
+    like : ShardFacts, optional
+        Of a shard that the same writer has made, with the same schema.
+    """
+    facts = shard_facts(path, schema=like.schema if like is not None else None, view=True)
+    return replace(facts, sha256=file_sha256(path))
+
+
+def shard_facts(
+    path: Path, *, schema: DatasetSchema | None = None, view: bool = False
+) -> ShardFacts:
     """Read everything but the fields of one shard, and check its structure.
+
+    Parameters
+    ----------
+    schema : DatasetSchema, optional
+        That of the shard, where it is known.
+    view : bool
+        Read what a view copies, too.
 
     Raises
     ------
     DatasetError
     """
+    before = stamp(path)
     with _file.open_file(path) as f, translate_h5(path):
-        schema = _file.read_schema(f)
+        schema = schema or _file.read_schema(f)
         n = _file.check_shapes(f, schema)
         rejected = [_file.get_dataset(f, f"failures/{k}") for k in ("sample_id", "seed", "reason")]
         if any(d.shape != rejected[0].shape or d.ndim != 1 for d in rejected):
@@ -108,6 +140,8 @@ def shard_facts(path: Path) -> ShardFacts:
             content_digest=str(_file.attr(f, "content_digest")),
             statistics=_file.provenance_json(f, "statistics"),
             chunks=_chunks(f, schema),
+            stamp=before,
+            view=_view_part(f, schema) if view else None,
         )
 
 
@@ -211,7 +245,8 @@ def build_manifest(
                 entry["stamp"] = [st.st_mtime_ns, st.st_ino]
                 old = (known or {}).get(name, {})
                 same = all(old.get(k) == v for k, v in entry.items() if k != "sha256")
-                entry["sha256"] = (same and old.get("sha256")) or file_sha256(s.path)
+                fresh = s.sha256 if s.stamp == (st.st_size, st.st_mtime_ns, st.st_ino) else ""
+                entry["sha256"] = (same and old.get("sha256")) or fresh or file_sha256(s.path)
                 if s.chunks:
                     entry["chunks"] = s.chunks
                     entry["chunks_digest"] = chunks_digest(entry)
@@ -289,7 +324,11 @@ def _belongs(s: ShardFacts, first: ShardFacts) -> None:
 
 
 def rebuild_index(
-    root: str | Path, *, requested: Mapping[str, int] | None = None, reuse: bool = False
+    root: str | Path,
+    *,
+    requested: Mapping[str, int] | None = None,
+    reuse: bool = False,
+    facts: Mapping[Path, ShardFacts] | None = None,
 ) -> dict[str, Any]:
     """Write ``dataset.json``, ``stats.yaml`` and the views from the shards alone.
 
@@ -301,6 +340,8 @@ def rebuild_index(
         Samples asked for per split; default what the shards' configurations say.
     reuse : bool
         Take the checksums of files untouched since from the ``dataset.json`` there is.
+    facts : mapping of Path to ShardFacts, optional
+        From `all_facts`: shards untouched since are not opened.
 
     Returns
     -------
@@ -312,23 +353,28 @@ def rebuild_index(
     FileNotFoundError, DatasetError, OSError
     """
     root = Path(root)
-    facts = {s: [shard_facts(p) for p in paths] for s, paths in find_shards(root).items()}
+
+    def known_facts(path: Path) -> ShardFacts:
+        known = (facts or {}).get(path)
+        return known if known is not None and known.stamp == stamp(path) else shard_facts(path)
+
+    found = {s: [known_facts(p) for p in paths] for s, paths in find_shards(root).items()}
     known = _entries(_read_json(root / "dataset.json")) if reuse else None
-    manifest = build_manifest(root, facts, requested=requested, known=known)
+    manifest = build_manifest(root, found, requested=requested, known=known)
     # the points of a ragged dataset have positions of their own in each shard
     ragged = manifest["layout"] == "ragged"
-    small = {s: v for s, v in facts.items() if len(v) <= MAX_VIEW_SHARDS and not ragged}
+    small = {s: v for s, v in found.items() if len(v) <= MAX_VIEW_SHARDS and not ragged}
     manifest["views"] = [f"{s}.h5" for s in small]
-    for stem in ("dataset", "stats", *facts):
+    for stem in ("dataset", "stats", *found):
         clean_old(root, stem)
-    for split in facts:
+    for split in found:
         view = root / f"{split}.h5"
         if split in small:
-            write_view(root, split, facts[split])
+            write_view(root, split, found[split])
         else:
             view.unlink(missing_ok=True)
-    if "train" in facts:
-        write_text(root / "stats.yaml", stats_text(train_statistics(facts["train"])))
+    if "train" in found:
+        write_text(root / "stats.yaml", stats_text(train_statistics(found["train"])))
     write_text(root / "dataset.json", json.dumps(manifest, indent=1) + "\n")
     return manifest
 
@@ -407,6 +453,49 @@ def stats_text(stats: Mapping[str, Any]) -> str:
 # -- views ---------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class ViewPart:
+    """What a view copies of one shard."""
+
+    quality: dict[str, np.ndarray]
+    scalars: dict[str, np.ndarray]
+    times: np.ndarray
+    estimator: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+def _view_part(f: h5py.File, schema: DatasetSchema) -> ViewPart:
+    known = _file.quality_columns(f)
+    estimated = "discretization_error" in known
+    return ViewPart(
+        quality={c: _file.get_dataset(f, f"quality/{c}")[...] for c in known},
+        scalars={
+            p.name: _file.get_dataset(f, f"scalars/{p.name}")[...]
+            for p in schema.scalars
+            if p.value is None
+        },
+        times=_file.get_dataset(f, "time")[...] if schema.time_per_sample else np.empty(0),
+        estimator=own_attrs(f["quality/discretization_error"]) if estimated else {},
+        provenance=dict(f["provenance"].attrs),
+    )
+
+
+def _opened_view_part(s: ShardFacts) -> ViewPart:
+    with _file.open_file(s.path) as f, translate_h5(s.path):
+        return _view_part(f, s.schema)
+
+
+def _constant_fields(shards: Sequence[ShardFacts]) -> dict[str, np.ndarray]:
+    """Fields that do not vary, from the first shard that has samples."""
+    names = [f.name for f in shards[0].schema.fields if not f.sample_varying]
+    filled = [s for s in shards if len(s.ids)]
+    if not names or not filled:
+        return {}
+    s = filled[0]
+    with _file.open_file(s.path) as f, translate_h5(s.path):
+        return {n: _file.get_dataset(f, _file.field_path(s.schema, n))[...] for n in names}
+
+
 def write_view(root: Path, split: str, shards: Sequence[ShardFacts]) -> Path:
     """One file for a split: fields virtual over the shards, all else copied.
 
@@ -416,29 +505,9 @@ def write_view(root: Path, split: str, shards: Sequence[ShardFacts]) -> Path:
     total = sum(len(s.ids) for s in shards)
     path = root / f"{split}.h5"
     with atomic_h5(path) as f:
-        columns: list[dict[str, np.ndarray]] = []
-        times: list[np.ndarray] = []
-        scalars: dict[str, list[np.ndarray]] = {
-            s.name: [] for s in schema.scalars if s.value is None
-        }
-        provenance: dict[str, Any] = {}
-        estimator: dict[str, Any] = {}
-        constant: dict[str, np.ndarray] = {}
-        for s in shards:
-            with _file.open_file(s.path) as src, translate_h5(s.path):
-                provenance = provenance or dict(src["provenance"].attrs)
-                known = _file.quality_columns(src)
-                columns.append({c: _file.get_dataset(src, f"quality/{c}")[...] for c in known})
-                if schema.time_per_sample:
-                    times.append(_file.get_dataset(src, "time")[...])
-                if "discretization_error" in known and not estimator:
-                    estimator = own_attrs(src["quality/discretization_error"])
-                for name in scalars:
-                    scalars[name].append(_file.get_dataset(src, f"scalars/{name}")[...])
-                for spec in schema.fields:
-                    if not spec.sample_varying and spec.name not in constant and len(s.ids):
-                        ds = _file.get_dataset(src, _file.field_path(schema, spec.name))
-                        constant[spec.name] = ds[...]
+        parts = [s.view or _opened_view_part(s) for s in shards]
+        constant = _constant_fields(shards)
+        provenance = dict(parts[0].provenance)
         provenance.pop("statistics", None)
         _file.write_frame(f, schema, split=split, shard=0, provenance=provenance)
         f.attrs["view"] = True
@@ -465,11 +534,11 @@ def write_view(root: Path, split: str, shards: Sequence[ShardFacts]) -> Path:
             f,
             schema,
             ids=np.concatenate([s.ids for s in shards]),
-            quality=_file.join_columns(columns),
-            scalars={k: np.concatenate(v) for k, v in scalars.items()},
+            quality=_file.join_columns([p.quality for p in parts]),
+            scalars={k: np.concatenate([p.scalars[k] for p in parts]) for k in parts[0].scalars},
             failures=[x for s in shards for x in s.failures],
-            estimator=estimator,
-            times=np.concatenate(times) if times else None,
+            estimator=next((p.estimator for p in parts if p.estimator), {}),
+            times=np.concatenate([p.times for p in parts]) if schema.time_per_sample else None,
         )
     return path
 

@@ -75,8 +75,14 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize(("kind", "location"), list(KINDS), ids=lambda s: s)
-@pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.parametrize(
+    ("kind", "location", "dim"),
+    [
+        *((*key, dim) for key in KINDS for dim in (1, 2)),
+        ("mixed", "node", 3),
+        ("neumann", "cell_center", 3),
+    ],
+)
 def test_boundary_and_layout_are_those_of_the_dataset(
     kind: str, location: str, dim: int, tmp_path: Path
 ) -> None:

@@ -78,6 +78,15 @@ def schema(kind: str) -> DatasetSchema:
             ),
             problem_type="time_dependent", time=(0.0, 0.25, 0.5, 1.0), **common,
         )  # fmt: skip
+    if kind == "modes":
+        return DatasetSchema(
+            grid=Grid(), layout="series", axes=(line,), inputs=("g",), outputs=("s",),
+            fields=(
+                FieldSpec("g", "g", dims=("sensor",)),
+                FieldSpec("s", "s", time_varying=True, dims=()),
+            ),
+            problem_type="time_dependent", time=(0.0, 0.5, 1.0), **common,
+        )  # fmt: skip
     if kind == "own_times":
         return DatasetSchema(
             grid=Grid(), layout="series", axes=(line,), inputs=("g",), outputs=("s",),
@@ -110,6 +119,10 @@ def sample(kind: str, s: DatasetSchema, rng: np.random.Generator) -> dict[str, A
         mesh = mesh_of(int(rng.integers(4, 7)), rng, float(rng.uniform(0.8, 1.0)))
         x, y = mesh.points.T
         return {"fields": {"a": k * (1 + x - y), "u": k * (1 + x + 2 * y)}, "mesh": mesh}
+    if kind == "modes":  # two degrees of freedom
+        c = float(rng.uniform(-1, 1))
+        x, t = np.array(SENSORS), np.array(s.time)
+        return {"fields": {"g": k * (1 + x) + c * np.sin(3 * x), "s": k * t + c * t**2}}
     if kind == "series":
         t = np.array(s.time)
         return {"fields": {"g": g, "z": np.stack([10 * np.sin(k * t), np.cos(k * t)], 1)}}

@@ -455,3 +455,28 @@ def test_bad_point_files(tmp_path: Path) -> None:
     ):  # fmt: skip
         with pytest.raises(UsageError, match=message):
             list(PointFile(tmp_path / name, names).chunks())
+
+
+def test_principal_components_of_the_inputs(tmp_path: Path) -> None:
+    """White on the training samples, from these alone, and saved with the run."""
+    root = data.write(tmp_path / "d", "modes")
+    task = task_of(root, input_modes=2)
+    assert [f.size for f in task.spec().functions] == [2]
+    split = open_dataset(root)["train"]
+    normalizer = task.fit_normalizer(split)
+    from opkit.tasks._points_operator import PhysicalPoints
+
+    physical = PhysicalPoints(torch.nn.Identity(), task, normalizer)
+    (g,) = Reader(task, split.schema).functions(split, range(12))
+    (z,) = physical.scale_functions((torch.as_tensor(g).double(),))
+    torch.testing.assert_close(z.mean(0), torch.zeros(2).double(), atol=1e-8, rtol=0)
+    torch.testing.assert_close(z.T @ z / 12, torch.eye(2).double(), atol=1e-5, rtol=0)
+    again = task.load_normalizer(json.loads(json.dumps(normalizer.as_dict())))
+    np.testing.assert_array_equal(again.modes[0], normalizer.modes[0])
+    assert task.fit_normalizer(split, limit=6).as_dict() != normalizer.as_dict()
+    op = run_of(root, tmp_path / "run", epochs=10, lr=1e-2, task={"input_modes": 2})
+    loaded = opkit.load(tmp_path / "run")
+    t = np.linspace(0, 1, 5)
+    np.testing.assert_array_equal(loaded(g, t), op(g, t))
+    with pytest.raises(UsageError, match=r"input_modes=5: 'g' has 2 components"):
+        run_of(root, tmp_path / "bad", task={"input_modes": 5})

@@ -474,6 +474,25 @@ def test_own_table_with_gaps_one_environment_and_other_lengths(tmp_path):
     assert "Experts" in report(run).read_text()
 
 
+def test_environments_by_name(tmp_path):
+    lines = ["patient,time,x"] + [f"{p},{t},{t * (1 + (p == 'b'))}" for p in "ab" for t in range(9)]
+    file = tmp_path / "p.csv"
+    file.write_text("\n".join(lines))
+    options = ImportOptions(fields={"patient": "environment"})
+    import_data("trajectories", [file], tmp_path / "d", options)
+    op = fit(settings(tmp_path / "d", tmp_path / "r", epochs=1, repeat=2))
+    times = [0.0, 1.0]
+    np.testing.assert_array_equal(op([1.0], times, "b"), op([1.0], times, 1))
+    found = op([[1.0], [1.0]], times, ["b", "a"])
+    np.testing.assert_allclose(found[0], op([1.0], times, "b"), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"unknown environment 'c'.*Allowed: a, b"):
+        op([1.0], times, "c")
+    evaluate(EvaluateConfig(run=tmp_path / "r", data=tmp_path / "d", split="valid", repeats=1))
+    with (tmp_path / "r" / "evaluation" / "valid" / "environments.csv").open() as f:
+        assert [row["name"] for row in csv.DictReader(f)] == ["a", "b"]
+    report(tmp_path / "r")
+
+
 def test_new_environments_in_valid_are_named(data, tmp_path):
     task = task_of(data)
     other = TrajectoriesTask.from_dict({**task.as_dict(), "environments": [0.0, 1.0, 2.0]})
