@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import itertools
 import json
 import os
 import shutil
@@ -368,92 +367,59 @@ def geometry_paper(bench: Bench, data: str) -> dict[str, Any]:
 
 #: Functions, sensors, points, width.
 SPEED = ((150, 100, 100, 40), (1000, 100, 100, 40), (150, 100, 2500, 128))
-ROUNDS, STEPS = 3, 60
+ROUNDS, STEPS = 7, 60
+#: A process that trains with DeepXDE when a line asks it to, and answers seconds a step.
 _DEEPXDE = """
 import contextlib, io, json, sys, time
 import numpy as np
 import deepxde as dde
 import torch
 torch.set_num_threads(1)
-sizes, rounds, steps = json.loads(sys.argv[1])
+b, m, n, w, steps = json.loads(sys.argv[1])
 rng = np.random.default_rng(0)
-out = []
-for b, m, n, w in sizes:
-    x = rng.standard_normal((b, m)).astype("f4"), rng.random((n, 1)).astype("f4")
-    y = rng.standard_normal((b, n)).astype("f4")
+x = rng.standard_normal((b, m)).astype("f4"), rng.random((n, 1)).astype("f4")
+y = rng.standard_normal((b, n)).astype("f4")
+with contextlib.redirect_stdout(io.StringIO()):
     data = dde.data.TripleCartesianProd(x, y, (x[0][:1], x[1]), y[:1])
     net = dde.nn.DeepONetCartesianProd([m, w, w], [1, w, w], "relu", "Glorot normal")
     model = dde.Model(data, net)
+    model.compile("adam", lr=1e-3)
+    model.train(iterations=10, display_every=10**9)
+for line in sys.stdin:
     with contextlib.redirect_stdout(io.StringIO()):
-        model.compile("adam", lr=1e-3)
-        model.train(iterations=10, display_every=10**9)
-        times = []
-        for _ in range(rounds):
-            start = time.process_time()
-            model.train(iterations=steps, display_every=10**9)
-            times.append((time.process_time() - start) / steps)
-    out.append(times)
-print(json.dumps(out))
+        start = time.process_time()
+        model.train(iterations=steps, display_every=10**9)
+        seconds = (time.process_time() - start) / steps
+    print("seconds", seconds, flush=True)
 """
 
 
 def step_deepxde(bench: Bench) -> dict[str, Any] | str:
-    """Seconds of a full-batch step: CPU time of one thread, the median of some rounds.
+    """Seconds of a full-batch step, CPU time of one thread; rounds of all three take turns.
 
     DeepXDE's includes what `Model.train` does once a call (its losses before and after), spread
-    over the steps, as ours includes what `opkit.fit` does for each step.
+    over the steps; ours of `opkit.fit` all that it does for each step.
     """
     if importlib.util.find_spec("deepxde") is None:
         return "DeepXDE is not installed"
-    env = {**os.environ, "DDE_BACKEND": "pytorch", "OMP_NUM_THREADS": "1"}
-    argument = json.dumps([SPEED, ROUNDS, STEPS])
-    done = subprocess.run(
-        [sys.executable, "-c", _DEEPXDE, argument], env=env, check=True, capture_output=True,
-        text=True,
-    )  # fmt: skip
-    theirs = json.loads(done.stdout.strip().splitlines()[-1])
     out = {}
-    for (b, m, n, w), deepxde in zip(SPEED, theirs, strict=True):
-        times = {
-            "deepxde": deepxde,
-            "plain_step": [own_step(b, m, n, w, STEPS) for _ in range(ROUNDS)],
-            "opkit_fit": fit_steps(bench, b, m, n, w),
+    for b, m, n, w in SPEED:
+        times = speed(bench, b, m, n, w)
+        ratios = {
+            f"deepxde_over_{k}": spread(
+                [x / y for x, y in zip(times["deepxde"], times[k], strict=True)]
+            )
+            for k in ("plain_step", "opkit_fit")
         }
         median = {k: statistics.median(v) for k, v in times.items()}
-        out[f"{b} functions, {m} sensors, {n} points, width {w}"] = {
-            "seconds": median,
-            "all": times,
-            "deepxde_over_plain_step": median["deepxde"] / median["plain_step"],
-            "deepxde_over_fit": median["deepxde"] / median["opkit_fit"],
-        }
+        name = f"{b} functions, {m} sensors, {n} points, width {w}"
+        out[name] = {"seconds": median, **ratios}
     return out
 
 
-def own_step(b: int, m: int, n: int, w: int, steps: int) -> float:
-    """Seconds of a step in a plain loop."""
-    from models.deeponet import DeepONet
-
-    torch.set_num_threads(1)
-    model = DeepONet(m, 1, w, (w,), (w,), "relu")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-    u, y, s = torch.randn(b, m), torch.rand(n, 1), torch.randn(b, n)
-
-    def run(k: int) -> float:
-        start = time.process_time()
-        for _ in range(k):
-            loss = torch.nn.functional.mse_loss(model(u, y), s)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        return (time.process_time() - start) / k
-
-    run(10)
-    return run(steps)
-
-
-def fit_steps(bench: Bench, b: int, m: int, n: int, w: int) -> list[float]:
-    """Seconds of a step of `opkit.fit`, all that belongs to one included; some rounds."""
-    out, marks = bench.work / "speed", {}
+def speed(bench: Bench, b: int, m: int, n: int, w: int) -> dict[str, list[float]]:
+    """Seconds of a step in `opkit.fit`; between its rounds those of the others."""
+    out = bench.work / "speed"
     config = FitConfig(
         data=str(synthetic(bench, b, m, n)), model="deeponet", out=str(out),
         overwrite=out.exists(), epochs=1, repeat=10 + ROUNDS * STEPS, batch_size=b, threads=1,
@@ -461,13 +427,61 @@ def fit_steps(bench: Bench, b: int, m: int, n: int, w: int) -> list[float]:
         options={"latent": w, "branch_layers": [w], "trunk_layers": [w], "activation": "relu",
                  "hard": "none"},
     )  # fmt: skip
+    times: dict[str, list[float]] = {"deepxde": [], "plain_step": [], "opkit_fit": []}
+    plain = plain_steps(b, m, n, w)
+    env = {**os.environ, "DDE_BACKEND": "pytorch", "OMP_NUM_THREADS": "1"}
+    argument = json.dumps([b, m, n, w, STEPS])
+    with subprocess.Popen(
+        [sys.executable, "-c", _DEEPXDE, argument], env=env, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    ) as peer:  # fmt: skip
+        ask, answers = peer.stdin, peer.stdout
+        assert ask is not None and answers is not None
 
-    def watch(done: int, total: int, note: str) -> None:
-        marks[done] = time.process_time()
+        def deepxde() -> float:
+            ask.write("go\n")
+            ask.flush()
+            for line in answers:
+                if line.startswith("seconds "):
+                    return float(line.split()[1])
+            raise RuntimeError("DeepXDE ended early")
 
-    fit(config, progress=watch)
-    ends = [10 + k * STEPS for k in range(ROUNDS + 1)]
-    return [(marks[z] - marks[a]) / STEPS for a, z in itertools.pairwise(ends)]
+        start = 0.0
+
+        def watch(done: int, total: int, note: str) -> None:
+            nonlocal start
+            if (done - 10) % STEPS:
+                return
+            if done > 10:
+                times["opkit_fit"].append((time.process_time() - start) / STEPS)
+                times["plain_step"].append(plain())
+                times["deepxde"].append(deepxde())
+            start = time.process_time()
+
+        fit(config, progress=watch)
+        ask.close()
+    return times
+
+
+def plain_steps(b: int, m: int, n: int, w: int) -> Callable[[], float]:
+    """Return a function that takes some steps in a plain loop: seconds a step."""
+    from models.deeponet import DeepONet
+
+    model = DeepONet(m, 1, w, (w,), (w,), "relu")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    u, y, s = torch.randn(b, m), torch.rand(n, 1), torch.randn(b, n)
+
+    def run() -> float:
+        start = time.process_time()
+        for _ in range(STEPS):
+            loss = torch.nn.functional.mse_loss(model(u, y), s)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return (time.process_time() - start) / STEPS
+
+    run()
+    return run
 
 
 def synthetic(bench: Bench, b: int, m: int, n: int) -> Path:

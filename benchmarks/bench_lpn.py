@@ -160,7 +160,7 @@ def prior(op: Any, points: list[float]) -> list[float]:
     return (values - values[0]).tolist()
 
 
-ONE_D = {"hidden": 50, "layers": 4, "alpha": 0.0, "beta": 14.0, "init": "uniform"}
+ONE_D = {"hidden": 50, "layers": 4, "alpha": 0.0, "beta": 20.0, "init": "uniform"}
 
 
 def fit_numbers(data: Path, out: Path, seed: int, threads: int | None, **changes: Any) -> Any:
@@ -182,8 +182,12 @@ def laplace(work: Path, seed: int, loss: str, threads: int | None = 1, **changes
     """Laplace(0, 1) with noise 1: the exact proximal operator is soft thresholding, R = |x|."""
     settings = {"loss": loss, **changes}
     if loss == "proximal_matching":
-        settings = {"batch_size": 2000, "repeat": 20, **settings}  # small gammas are noisy
-        settings["task"] = {"gamma": 0.1, "stages": 4, "lr_ratio": 0.2, **settings.get("task", {})}
+        # small gammas are noisy: more steps, larger batches, smaller rates
+        long = {"epochs": 24, "repeat": 10, "batch_size": 1000, "lr": 2e-3}
+        settings = {**long, **settings}
+        settings["task"] = {
+            "gamma": 0.1, "stages": 4, "pretrain": 0.4, "lr_ratio": 0.1, **settings.get("task", {}),
+        }  # fmt: skip
         gamma = settings["task"]["gamma"]
     else:
         settings.setdefault("epochs", 8)

@@ -207,7 +207,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 # -- meshes ----------------------------------------------------------------------------------------
 
 MESHES = {"trained": 30, "twice": 42, "four_times": 60}
-MESH_STEPS = 300
+MESH_STEPS = 1500
 
 
 def l_shape_refined(size: float) -> Any:
@@ -252,14 +252,14 @@ def mesh_samples(directory: Path, dataset: Any) -> dict[str, Any]:
 def mesh_models(bounds: Any, spacing: float) -> dict[str, Callable[[], nn.Module]]:
     """Operators and their twins that count points alike."""
     graph: dict[str, Any] = {
-        "bounds": bounds, "radius": 2.5 * spacing, "hidden_channels": 16, "n_layers": 2,
+        "bounds": bounds, "radius": 4.0 * spacing, "hidden_channels": 24, "n_layers": 3,
     }  # fmt: skip
     transformer: dict[str, Any] = {
-        "bounds": bounds, "hidden_channels": 32, "n_layers": 3, "kind": "linear",
+        "bounds": bounds, "hidden_channels": 48, "n_layers": 3, "kind": "linear",
     }  # fmt: skip
     return {
         "gnn": lambda: OperatorGNN(1, 1, **graph),
-        "gnn_knn_unweighted": lambda: OperatorGNN(1, 1, weighted=False, knn=18, **graph),
+        "gnn_knn_unweighted": lambda: OperatorGNN(1, 1, weighted=False, knn=50, **graph),
         "transformer": lambda: PointTransformer(1, 1, **transformer),
         "transformer_unweighted": lambda: PointTransformer(1, 1, weighted=False, **transformer),
     }
@@ -312,7 +312,7 @@ def meshes(directory: Path, seeds: int, out: Path) -> None:
             g = torch.Generator().manual_seed(seed)
             start = time.process_time()
             for _ in range(MESH_STEPS):
-                index = torch.randint(len(x), (2,), generator=g)
+                index = torch.randint(len(x), (4,), generator=g)
                 loss = mesh_relative(physical, x[index], y[index], points, w).mean()
                 optimizer.zero_grad()
                 loss.backward()

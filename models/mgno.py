@@ -441,8 +441,12 @@ class _Stencil(nn.Module):
         else:
             widths = _restriction_widths(self.axes, tuple(x.field.shape[2:]))
         padded, zeros = x.padded(widths, self.stride)
-        weight = self.weight if sign == 1 else -self.weight
-        return _CONV[len(self.axes)](padded, weight, stride=self.stride, padding=zeros)
+        conv, weight = _CONV[len(self.axes)], self.weight
+        if sign == -1 and weight.shape[1] == 1:
+            # the negative of a weight of one channel would lose its place in memory
+            return conv(padded, weight, stride=self.stride, padding=zeros).neg_()
+        weight = weight if sign == 1 else -weight
+        return conv(padded, weight, stride=self.stride, padding=zeros)
 
 
 class BoundaryTransposedConv(nn.Module):

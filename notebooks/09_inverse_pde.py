@@ -36,7 +36,7 @@ from pde_data.problem import get_problem
 torch.set_num_threads(1)
 work = Path(tempfile.mkdtemp())
 n = int(os.environ.get("OPKIT_NOTEBOOK_N", "600"))
-epochs = int(os.environ.get("OPKIT_NOTEBOOK_EPOCHS", "12"))
+epochs = int(os.environ.get("OPKIT_NOTEBOOK_EPOCHS", "30"))
 
 # %% [markdown]
 # ## A source, $a = 1$
@@ -51,7 +51,7 @@ opkit.generate(
 )  # fmt: skip
 prior = opkit.fit(
     work / "sources", model="lpn", out=work / "lpn", epochs=epochs, threads=1, progress=False,
-    options={"arch": "mlp", "hidden": 128, "layers": 3},
+    options={"arch": "conv", "hidden": 24, "layers": 3}, lr=1e-2, loss="l2",
     task={"sigma": 0.15, "sigma_units": "absolute"},
 )  # fmt: skip
 A = problem_map(get_problem("source_recovery", n_sensors=36), (17, 17))
@@ -116,8 +116,8 @@ opkit.generate(
 )  # fmt: skip
 log_prior = opkit.fit(
     work / "darcy", model="lpn", out=work / "lpn-darcy", epochs=epochs, threads=1, progress=False,
-    options={"arch": "mlp", "hidden": 128, "layers": 3},
-    task={"sigma": 0.04, "sigma_units": "absolute", "log": True},
+    options={"arch": "conv", "hidden": 24, "layers": 3}, lr=1e-2, loss="l2",
+    task={"sigma": 0.15, "sigma_units": "absolute", "log": True},
 )  # fmt: skip
 problem = get_problem("darcy_inverse", n_sensors=36)
 grid, sensors = problem.grid((17, 17)), problem.operator((17, 17))
@@ -130,8 +130,21 @@ m = np.log(a)
 print("gradient against differences:", G.gradient_test(0.5 * m[0], z[0]))
 
 # %%
-step = float(log_prior.sigma**2 / np.mean(noise**2))
-solved = pnp_pgd(G, z, log_prior, step=step, sigma_noise=noise, max_iter=300, tol=1e-5)
+weight = float(np.mean(noise**2)) / log_prior.sigma**2
+scale = np.mean(noise**2) / noise**2
+quiet = float(np.sqrt(np.mean(noise**2) / scale.max()))
+
+
+def recover(forward):
+    """Tempered at log a = 0, started there, halving the step where the test fails."""
+    P, weigh = temper(forward, quiet, log_prior.sigma)
+    return pnp_pgd(
+        P, weigh(z), log_prior, step=1 / weight, scale=scale, sigma_noise=noise, max_iter=150,
+        tol=1e-4,
+    )  # fmt: skip
+
+
+solved = recover(G)
 print(solved.certificate)
 print("relative error of log a:", relative(solved.x, m), " restarts:", len(solved.restarts))
 
@@ -147,12 +160,12 @@ opkit.generate(
     params={"coefficient": "log_normal", "alpha": 3.0, "tau": 3.0, "sigma": 1.0, "zero_mean": True},
 )  # fmt: skip
 operator = opkit.fit(
-    work / "forward", model="mgno", out=work / "mgno", epochs=epochs, batch_size=16, threads=1,
-    options={"hidden_channels": 8}, progress=False,
+    work / "forward", model="mgno", out=work / "mgno", epochs=min(epochs, 15), batch_size=16,
+    threads=1, options={"hidden_channels": 8}, progress=False,
 )  # fmt: skip
 H = operator_map(operator, grid, sensors)
 print("operator against solver:", relative(H(m), G(m)))
-learned = pnp_pgd(H, z, log_prior, step=step, sigma_noise=noise, max_iter=100, tol=1e-5)
+learned = recover(H)
 for name, x in {"solver": solved.x, "operator": learned.x}.items():
     chi = np.mean((G(x) - z) ** 2, axis=1) / noise**2
     print(f"{name:9} error {relative(x, m):.3f}, real misfit over noise {np.mean(chi):.2f}")

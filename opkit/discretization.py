@@ -433,7 +433,11 @@ def discretization_report(
         from .operator import load
 
         model = load(model)
-    rules: dict[str, Any] = {"tolerance": tolerance, "min_order": min_order, "max_growth": max_growth}
+    rules: dict[str, Any] = {
+        "tolerance": tolerance,
+        "min_order": min_order,
+        "max_growth": max_growth,
+    }
     if hasattr(model, "description") and hasattr(model, "task"):
         from .tasks._grid_operator import GridOperator
 
@@ -491,6 +495,10 @@ def _of_operator(
 ) -> DiscretizationReport:
     from .tasks._grid_evaluation import solve_samples
 
+    if problem.schema(problem.check_resolution(None)).grid.dim != op.grid.dim:
+        raise UsageError(
+            f"problem {problem.name!r} does not fit the operator, whose grid has {op.grid.dim} axes"
+        )
     chosen = op.grid.shape if reference is None else reference
     shapes = _shapes([*resolutions, chosen], op.grid.dim)
     seeds = np.random.SeedSequence(seed).generate_state(n, np.uint64)

@@ -241,13 +241,26 @@ def _write_all(
         if reason:
             connection.send(("failed", (sample_id, reason)))
 
-    stream, facts = outcomes(), None
-    with suppress(StoppedError):
+    facts: ShardFacts | None = None
+
+    def tell(done: ShardWriter) -> None:
+        nonlocal facts
+        assert done.published is not None
+        done.published.result()
+        facts = all_facts(done.path) if facts is None else done.facts(facts)
+        connection.send(("shard", facts))
+
+    stream, last = outcomes(), None
+    # a thread waits for the disk meanwhile
+    with suppress(StoppedError), ThreadPoolExecutor(1) as publisher:
         for split, shard in todo:
-            writer = ShardWriter(split=split, shard=shard, **options)
+            writer = ShardWriter(split=split, shard=shard, publisher=publisher, **options)
             _write(writer, stream, report)
-            facts = all_facts(writer.path, like=facts)
-            connection.send(("shard", facts))
+            if last is not None:
+                tell(last)
+            last = writer
+        if last is not None:
+            tell(last)
 
 
 def _portable(error: BaseException) -> bytes:

@@ -192,7 +192,9 @@ class GraphIntegral(nn.Module):
         total = segment_sum(messages, j, edges.n_targets)
         if self.reduction == "sum":
             return total
-        return total / segment_sum(w, j, edges.n_targets)
+        measure = segment_sum(w, j, edges.n_targets)
+        # rows that only fill up have no neighbor of any weight
+        return total / torch.where(measure > 0, measure, 1.0)
 
 
 def periods(grid: Grid) -> tuple[float | None, ...]:

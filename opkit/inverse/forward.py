@@ -366,6 +366,8 @@ class NonlinearForward:
         self.in_shape = _shape("in_shape", in_shape)
         self.out_shape = _shape("out_shape", out_shape)
         self.accuracy = accuracy
+        #: Directions of the data whose noise `temper` has inflated.
+        self.inflated = 0
         self._function, self._batched = misfit_and_gradient, batched
         self._map = apply
 
@@ -550,8 +552,8 @@ def _from_deepinv(physics: Any, in_shape: Sequence[int] | None) -> LinearForward
 
 
 def temper(
-    forward: Any, noise: float, sigma: float, *, margin: float = 0.99
-) -> tuple[LinearForward, Map]:
+    forward: Any, noise: float, sigma: float, *, margin: float = 0.99, at: Any = None
+) -> tuple[LinearForward | NonlinearForward, Map]:
     """Limit the precision of data to what a prior trained at noise `sigma` can be iterated with.
 
     The data say how large the component of the unknown along the singular vector of ``s_i`` is, up
@@ -567,10 +569,12 @@ def temper(
         Standard deviations, of the data and of the prior's training.
     margin : float
         ``|P A| sigma / noise`` at most.
+    at : ndarray, shape (*in_shape), optional
+        Of a nonlinear map, the point whose derivative decides; default 0.
 
     Returns
     -------
-    tempered : LinearForward
+    tempered : LinearForward or NonlinearForward
         ``P A``; `inflated` counts the directions with inflated noise. Certificates say so: the
         result is the maximum of another posterior than that of the noise as it is.
     weigh : callable
@@ -588,8 +592,8 @@ def temper(
     (1, 0.198, array([[0.198, 1.   ]]))
     """
     A = as_forward(forward)
-    if not isinstance(A, LinearForward):
-        raise ValueError("temper needs a linear map")
+    if isinstance(A, NonlinearForward):
+        return _temper_nonlinear(A, noise, sigma, margin, at)
     for name, value in (("noise", noise), ("sigma", sigma), ("margin", margin)):
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name}={value}: need a positive number")
@@ -617,6 +621,33 @@ def temper(
         lambda x: weigh(A(x)), lambda y: A.adjoint(weigh(y)), A.in_shape, A.out_shape, batched=True
     )
     out.inflated = int(strong.sum())
+    return out, weigh
+
+
+def _temper_nonlinear(
+    G: NonlinearForward, noise: float, sigma: float, margin: float, at: Any
+) -> tuple[NonlinearForward, Map]:
+    x = np.zeros(G.in_shape) if at is None else np.asarray(at, np.float64)
+    if x.shape != G.in_shape:
+        raise ValueError(f"at has shape {x.shape}, expected {G.in_shape}")
+    n = math.prod(G.out_shape)
+    # the gradient of 1/2 |G(x) - y|^2 for y = G(x) - e_i is row i of the derivative
+    y = G(x) - np.eye(n).reshape(n, *G.out_shape)
+    rows = G.misfit_and_gradient(np.broadcast_to(x, (n, *G.in_shape)).copy(), y)[1]
+    tangent = _from_matrix(rows.reshape(n, -1), G.in_shape, G.out_shape)
+    linear, weigh = temper(tangent, noise, sigma, margin=margin)
+
+    def misfit(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        seen = G(x)
+        r = weigh(seen) - y
+        # P is symmetric: the gradient is that of G for the residual P r
+        return 0.5 * _dots(r, r), G.misfit_and_gradient(x, seen - weigh(r))[1]
+
+    out = NonlinearForward(
+        misfit, G.in_shape, G.out_shape, apply=lambda x: weigh(G(x)), batched=True,
+        accuracy=G.accuracy,
+    )  # fmt: skip
+    out.inflated = linear.inflated
     return out, weigh
 
 

@@ -253,7 +253,7 @@ class _Setup:
                     f"consistency: the prior weighs {max(ratio, 1 / ratio):.3g} times {more} than "
                     f"noise {_mean(noise):.3g} and training at sigma={sigma:.3g} ask"
                 )
-        inflated = self.forward.inflated if isinstance(self.forward, LinearForward) else 0
+        inflated = self.forward.inflated
         if inflated:
             reasons.append(
                 f"consistency: the noise of {inflated} of {self.y[0].size} directions of the "

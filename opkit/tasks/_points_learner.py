@@ -49,6 +49,11 @@ class PointsLearner(Learner):
         self.register_buffer("weights", weights, persistent=False)
         if self.queries is not None and self.fixed_points:
             self.queries = None  # all points cost no more than some
+        #: Shift and inverse scale where these are two numbers.
+        self.one_scale: tuple[float, float] | None = None
+        if task.out_channels == 1 and self.loss == "mse" and normalizer.mean is None:
+            scales = normalizer.scales
+            self.one_scale = (scales.output_shift[0], 1.0 / scales.output_scale[0])
         self.residual = None
         if task.options.physics:
             from ..physics import residual_of
@@ -89,15 +94,26 @@ class PointsLearner(Learner):
                 p = self.model.forward_pairs(u, y[:, 0]).unsqueeze(1)  # type: ignore[operator]
             else:
                 p = self.model(u, None if self.fixed_points else y)
+            if self.one_scale is not None:
+                shift, inverse = self.one_scale  # few passes over the batch: it may be all data
+                error = torch.sub(p, s.squeeze(-1), alpha=inverse)
+                square = (error + shift * inverse if shift else error).square()
+                one = square @ w if w.ndim == 1 else (square * w).sum(-1)
+                total = options.data_weight * one
+                return total + self._physics(batch)
             p = p.unsqueeze(-1) if self.task.out_channels == 1 else p
             if self.loss == "mse":
                 error = (p - physical.scale_outputs(s, rows)).square().mean(-1)
                 total = options.data_weight * (error * w).sum(-1)
             else:
                 total = options.data_weight * self.relative(physical.unscale(p, rows), s, w)
-        if self.residual is not None:
-            total = total + options.physics * self.residual(physical, batch[: self.k])
-        return total  # type: ignore[no-any-return]
+        return total + self._physics(batch)  # type: ignore[no-any-return]
+
+    def _physics(self, batch: tuple[Tensor, ...]) -> Any:
+        """Weighted residual of the equation, or 0."""
+        if self.residual is None:
+            return 0.0
+        return self.task.options.physics * self.residual(self._physical[0], batch[: self.k])
 
     def relative(self, p: Tensor, s: Tensor, w: Tensor) -> Tensor:
         """Relative L2 error of each sample, the mean over the outputs."""

@@ -200,8 +200,10 @@ class TrajectoryLearner(Learner):
             )
         except ValueError as error:
             raise UsageError(str(error)) from None
-        self.register_buffer("shift", torch.tensor(scale.shift), persistent=False)
-        self.register_buffer("scale", torch.tensor(scale.scale), persistent=False)
+        dtype = torch.float64 if config.precision.startswith("64") else torch.float32
+        for name in ("shift", "scale"):
+            value = torch.tensor(getattr(scale, name), dtype=dtype)
+            self.register_buffer(name, value, persistent=False)
         self._batch: tuple[Tensor, ...] | None = None
         self._optimizer: torch.optim.Optimizer | None = None
 

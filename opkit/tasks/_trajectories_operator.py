@@ -31,8 +31,10 @@ class _Physical(nn.Module):
     def __init__(self, model: MixER, scale: TrajectoryScale) -> None:
         super().__init__()
         self.model, self.time = model, scale.time
-        self.register_buffer("shift", torch.tensor(scale.shift), persistent=False)
-        self.register_buffer("scale", torch.tensor(scale.scale), persistent=False)
+        dtype = model.contexts.values.dtype
+        for name in ("shift", "scale"):
+            value = torch.tensor(getattr(scale, name), dtype=dtype)
+            self.register_buffer(name, value, persistent=False)
 
     def forward(self, x0: Tensor, times: Tensor, environments: Tensor) -> Tensor:
         start = (x0 - self.shift) / self.scale

@@ -95,15 +95,14 @@ class _Sink:
 
     def flush(self) -> None:
         """Hand over to the system what waits."""
+        data, self._waiting = memoryview(self._waiting), bytearray()
         done = 0
-        with memoryview(self._waiting) as view:
-            try:
-                while self._error is None and done < len(view):
-                    done += os.pwrite(self.fd, view[done:], self._start + done)
-            except OSError as e:
-                self._keep(e)
-        self._start += len(self._waiting)
-        self._waiting.clear()
+        try:
+            while self._error is None and done < len(data):
+                done += os.pwrite(self.fd, data[done:], self._start + done)
+        except OSError as e:
+            self._keep(e)
+        self._start += len(data)
 
 
 class AtomicH5:
@@ -142,6 +141,24 @@ class AtomicH5:
         except OSError as e:
             raise explained(e, self.path) from e
 
+    def close(self) -> None:
+        """Close the HDF5 file, all that is left to do with HDF5.
+
+        Raises
+        ------
+        OSError
+            Disk full and the like; nothing is left behind.
+        """
+        try:
+            self.file.close()
+            self._sink.flush()
+            self._sink.check()
+        except BaseException as e:
+            self.discard()
+            if isinstance(e, OSError):
+                raise explained(e, self.path) from e
+            raise
+
     def publish(self) -> None:
         """Close, sync and rename.
 
@@ -152,10 +169,8 @@ class AtomicH5:
         FileNotFoundError
             Somebody removed the temporary.
         """
+        self.close()
         try:
-            self.file.close()
-            self._sink.flush()
-            self._sink.check()
             os.fsync(self._sink.fd)
             with suppress(OSError):  # HDF5 would not open a locked file
                 fcntl.flock(self._sink.fd, fcntl.LOCK_UN)

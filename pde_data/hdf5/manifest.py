@@ -78,27 +78,16 @@ def stamp(path: Path) -> tuple[int, int, int]:
     return st.st_size, st.st_mtime_ns, st.st_ino
 
 
-def all_facts(path: Path, *, like: ShardFacts | None = None) -> ShardFacts:
-    """Return `shard_facts` and whatever else `rebuild_index` reads of a shard.
-
-    Parameters
-    ----------
-    like : ShardFacts, optional
-        Of a shard that the same writer has made, with the same schema.
-    """
-    facts = shard_facts(path, schema=like.schema if like is not None else None, view=True)
-    return replace(facts, sha256=file_sha256(path))
+def all_facts(path: Path) -> ShardFacts:
+    """Return `shard_facts` and whatever else `rebuild_index` reads of a shard."""
+    return replace(shard_facts(path, view=True), sha256=file_sha256(path))
 
 
-def shard_facts(
-    path: Path, *, schema: DatasetSchema | None = None, view: bool = False
-) -> ShardFacts:
+def shard_facts(path: Path, *, view: bool = False) -> ShardFacts:
     """Read everything but the fields of one shard, and check its structure.
 
     Parameters
     ----------
-    schema : DatasetSchema, optional
-        That of the shard, where it is known.
     view : bool
         Read what a view copies, too.
 
@@ -108,7 +97,7 @@ def shard_facts(
     """
     before = stamp(path)
     with _file.open_file(path) as f, translate_h5(path):
-        schema = schema or _file.read_schema(f)
+        schema = _file.read_schema(f)
         n = _file.check_shapes(f, schema)
         rejected = [_file.get_dataset(f, f"failures/{k}") for k in ("sample_id", "seed", "reason")]
         if any(d.shape != rejected[0].shape or d.ndim != 1 for d in rejected):
@@ -476,7 +465,7 @@ def _view_part(f: h5py.File, schema: DatasetSchema) -> ViewPart:
         },
         times=_file.get_dataset(f, "time")[...] if schema.time_per_sample else np.empty(0),
         estimator=own_attrs(f["quality/discretization_error"]) if estimated else {},
-        provenance=dict(f["provenance"].attrs),
+        provenance={k: v for k, v in f["provenance"].attrs.items() if k != "statistics"},
     )
 
 
@@ -507,9 +496,7 @@ def write_view(root: Path, split: str, shards: Sequence[ShardFacts]) -> Path:
     with atomic_h5(path) as f:
         parts = [s.view or _opened_view_part(s) for s in shards]
         constant = _constant_fields(shards)
-        provenance = dict(parts[0].provenance)
-        provenance.pop("statistics", None)
-        _file.write_frame(f, schema, split=split, shard=0, provenance=provenance)
+        _file.write_frame(f, schema, split=split, shard=0, provenance=parts[0].provenance)
         f.attrs["view"] = True
         dtype = np.dtype(schema.dtype).newbyteorder("<")
         for spec in schema.fields:

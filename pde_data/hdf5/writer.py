@@ -10,6 +10,8 @@ import platform
 import re
 import subprocess
 from collections.abc import Collection, Mapping
+from concurrent.futures import Executor, Future
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +34,7 @@ from .errors import (
     SchemaError,
     translate_h5,
 )
+from .manifest import ShardFacts, ViewPart, all_facts, file_sha256, stamp
 from .schema import DatasetConfig, DatasetSchema, FieldSpec, check_split_name
 from .stats import Moments
 from .units import check_units
@@ -216,11 +219,15 @@ class ShardWriter:
     source : mapping, optional
         For imported data: attributes of the provenance, ``source`` (DOI or address),
         ``source_file``, ``source_sha256``, ``import_notes``. Residual and wall time may be NaN.
+    publisher : Executor, optional
+        A thread that waits for the disk and renames the file, see `published`.
 
     Attributes
     ----------
     path : Path
     sample_ids : tuple of int
+    published : Future or None
+        With a `publisher`: done when the file is in place.
 
     Raises
     ------
@@ -255,6 +262,7 @@ class ShardWriter:
         command: str | None = None,
         estimator: Mapping[str, Any] | None = None,
         source: Mapping[str, Any] | None = None,
+        publisher: Executor | None = None,
     ) -> None:
         for name in ("problem", "dtype"):
             a, b = getattr(schema, name), getattr(config, name)
@@ -277,6 +285,8 @@ class ShardWriter:
         self.path = shard_path(root, split, shard, problem=config.problem)
         self._command = command
         self._source = source
+        self._publisher = publisher
+        self.published: Future[None] | None = None
         self._estimator = {"estimator": "none", **(estimator or {})}
         self._out: AtomicH5 | None = None
 
@@ -295,6 +305,7 @@ class ShardWriter:
         self._moments = {s.name: Moments.empty(self.schema, s) for s in self.schema.fields}
         self._constant: dict[str, np.ndarray] = {}
         self._shapes = {s.name: self.schema.sample_shape(s.name) for s in self.schema.fields}
+        self._provenance = provenance(self.schema, self.config, self._command, self._source)
         self._out = AtomicH5(self.path)
         try:
             f = self._out.file
@@ -303,7 +314,7 @@ class ShardWriter:
                 self.schema,
                 split=self.split,
                 shard=self.shard,
-                provenance=provenance(self.schema, self.config, self._command, self._source),
+                provenance=self._provenance,
             )
             self._meshes: RaggedMeshes | None = None
             if self.schema.layout == "ragged":
@@ -556,6 +567,13 @@ class ShardWriter:
         finally:
             if kind is not None:
                 out.discard()
+        if self._publisher is None:
+            self._publish(out)
+        else:
+            out.close()
+            self.published = self._publisher.submit(self._publish, out)
+
+    def _publish(self, out: AtomicH5) -> None:
         try:
             out.publish()
         except FileNotFoundError:
@@ -587,20 +605,53 @@ class ShardWriter:
             quality["group"] = np.array(self._quality["group"], "<i8")
         if np.isfinite(self._quality["time_error"]).any():
             quality["time_error"] = np.array(self._quality["time_error"], "<f8")
-        f["provenance"].attrs["statistics"] = json.dumps(
-            {name: m.as_dict() for name, m in self._moments.items()}
-        )
+        statistics = {name: m.as_dict() for name, m in self._moments.items()}
+        f["provenance"].attrs["statistics"] = json.dumps(statistics)
         ids = np.array(self._ids, "<i8")
         self._compare_with_old(ids, quality["digest"])
+        scalars = {k: np.array(v, "<f8") for k, v in self._scalars.items()}
+        times = np.array(self._times, "<f8")
         _file.write_columns(
             f,
             self.schema,
             ids=ids,
             quality=quality,
-            scalars={k: np.array(v, "<f8") for k, v in self._scalars.items()},
+            scalars=scalars,
             failures=self._failures,
             estimator=self._estimator,
-            times=np.array(self._times, "<f8"),
+            times=times,
+        )
+        made = dict(sorted(self._provenance.items()))  # in the order in which HDF5 gives it
+        view = ViewPart(quality, scalars, times, self._estimator, made)
+        self._written = ids, statistics, view
+
+    def facts(self, like: ShardFacts) -> ShardFacts:
+        """Return what the index needs of the shard that has been written.
+
+        It is not opened, unless the places of its samples are needed.
+
+        Parameters
+        ----------
+        like : ShardFacts
+            Of another shard with the same schema and configuration.
+        """
+        if self.config.compression is None or self.schema.layout == "ragged":
+            return all_facts(self.path)
+        ids, statistics, view = self._written
+        digests = view.quality["digest"]
+        return replace(
+            like,
+            path=self.path,
+            stamp=stamp(self.path),
+            ids=ids,
+            digests=digests,
+            failures=list(self._failures),
+            residual=view.quality["residual"],
+            error=view.quality["discretization_error"],
+            content_digest=_file.content_digest(ids, digests),
+            statistics=statistics,
+            sha256=file_sha256(self.path),
+            view=view,
         )
 
     def _compare_with_old(self, ids: np.ndarray, digests: np.ndarray) -> None:

@@ -190,5 +190,5 @@ def test_local_no_says_what_it_needs(monkeypatch):
         with pytest.raises(ValueError, match=message):
             build("local_no", spec(shape))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="pip install torch-harmonics==0.7.4"):
+    with pytest.raises(ValueError, match=r"pip install torch-harmonics==0\.7\.4"):
         build("local_no", spec((16, 16)))

@@ -292,13 +292,13 @@ def test_pod_with_trunk_and_other_grids() -> None:
     before = model(u)
     model.trunk[0].weight.data *= 2
     assert not torch.equal(model(u), before)
-    with pytest.raises(ValueError, match="14, 2.*15"):
+    with pytest.raises(ValueError, match=r"14, 2.*15"):
         model(u, points[:14])
     with pytest.raises(ValueError, match="away"):
         model(u, points + 0.1)
     with pytest.raises(ValueError, match="not at pairs"):
         model.forward_pairs(u, points[:3])
-    with pytest.raises(ValueError, match="modes=20.*1 to 15"):
+    with pytest.raises(ValueError, match=r"modes=20.*1 to 15"):
         pod_basis(train[..., 0], modes=20)
     with pytest.raises(ValueError, match="no modes"):
         pod_basis(torch.ones(4, 5))
@@ -396,7 +396,7 @@ def test_resample_to_sensors() -> None:
     values = torch.tensor([[0.0, 1.0, 4.0], [1.0, 1.0, -2.0]])
     got = resample_to_sensors(x, values, torch.tensor([0.0, 0.25, 1.25, 2.0]))
     torch.testing.assert_close(got, torch.tensor([[0.0, 0.5, 2.5, 4.0], [1.0, 1.0, -0.5, -2.0]]))
-    with pytest.raises(ValueError, match="outside the known points, 0.0 to 2.0"):
+    with pytest.raises(ValueError, match=r"outside the known points, 0\.0 to 2\.0"):
         resample_to_sensors(x, values, torch.tensor([2.5]))
     with pytest.raises(ValueError, match="increasing"):
         resample_to_sensors(x.flip(0), values, torch.tensor([0.5]))

@@ -400,3 +400,12 @@ def test_bad_inputs_of_the_network():
         model(torch.zeros(1, 2, 9, 2))
     with pytest.raises(ValueError, match="cannot be coarsened 1 times"):
         model(torch.zeros(1, 2, 10, 10))
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_gradients_lie_in_memory_as_the_weights(dim):
+    """Or distributed training copies, and warns."""
+    model = build_mgno(spec(Grid.unit(9, dim=dim)), hidden_channels=3, head="multigrid")
+    model(torch.randn(2, 1, *[9] * dim)).square().sum().backward()
+    for name, p in model.named_parameters():
+        assert p.grad.stride() == p.stride(), name

@@ -103,7 +103,8 @@ def test_parametrized_weights():
 
 
 def test_padding_layers_in_front_of_convolutions():
-    net = nn.Sequential(nn.ReflectionPad2d(2), nn.Conv2d(1, 2, 5), nn.GELU(), conv(2, 1))
+    last = nn.Conv2d(2, 1, 3, padding=1, padding_mode="replicate")
+    net = nn.Sequential(nn.ReflectionPad2d(2), nn.Conv2d(1, 2, 5), nn.GELU(), last)
     op = to_operator(net, reference=VERTEX)
     x = on(VERTEX)
     torch.testing.assert_close(op(x), net(x))
@@ -242,8 +243,10 @@ def test_attention_called_as_a_function_is_weighed():
         x = np.linspace(0, 1, n)
         return torch.as_tensor(np.stack([np.exp(x), np.cos(3 * x)], -1))[None]
 
-    fine = op(tokens(4097))[0, ::256]
-    errors = [float((op(tokens(n))[0, :: (n - 1) // 16] - fine).abs().max()) for n in (17, 33, 65)]
+    with torch.no_grad():
+        fine = op(tokens(4097))[0, ::256]
+        found = {n: op(tokens(n))[0, :: (n - 1) // 16] for n in (17, 33, 65)}
+    errors = [float((u - fine).abs().max()) for u in found.values()]
     assert errors[1] < errors[0] / 3 and errors[2] < errors[1] / 3
 
 

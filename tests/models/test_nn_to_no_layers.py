@@ -93,7 +93,7 @@ def test_a_kernel_by_hand():
     x = torch.zeros(1, 1, 16)
     x[..., 8] = 1
     expected = torch.tensor([0, 2, 4, 3, 2, 1.5, 1, 0.5, 0]) / 2  # mirrored: x at +m meets tap m
-    assert torch.allclose(conv(x)[0, 0, 5:14], expected)
+    assert torch.allclose(conv(x)[0, 0, 4:13], expected)
 
 
 def test_physical_stride_keeps_the_number_of_outputs():
@@ -189,13 +189,16 @@ def test_local_integral():
             torch.manual_seed(0)
             layer = LocalIntegral(1, 2, 0.21, reference=reference).double()
             outputs = []
-            for s in (1, 2, 4, 16 if dim == 1 else 8):
+            scales = (1, 2, 4, 8, 16, 64) if dim == 1 else (1, 2, 4, 8)
+            for s in scales:
                 g = reference.refined(s)
                 f = torch.as_tensor(np.cos(2 * np.pi * g.meshgrid()[0]))[None, None]
                 part = (..., *(slice(None, None, s),) * dim)
                 outputs.append(layer(f)[part])
-            errors = [float((u - outputs[-1]).abs().max()) for u in outputs[:3]]
-            assert observed_order([1, 1 / 2, 1 / 4], errors) > order - 0.3, (layout, dim, errors)
+            errors = [float((u - outputs[-1]).abs().max()) for u in outputs[:-1]]
+            # kinks of the kernel meet the points of each grid in their own way
+            found = observed_order([1 / s for s in scales[:-1]], errors)
+            assert found > order - 0.4, (layout, dim, errors)
     with pytest.raises(ValueError, match="fewer than 2 points"):
         LocalIntegral(1, 1, 0.05, reference=grid(9))(torch.zeros(1, 1, 9))
 
@@ -271,9 +274,7 @@ def test_point_models_do_not_see_filling_nor_order_nor_the_batch():
     mask = torch.stack([torch.arange(most) < len(p) for p in points])
     for model in models():
         model = model.double()
-        alone = [
-            model(f[None], p, w)[0] for f, p, w in zip(fields, points, weights, strict=True)
-        ]
+        alone = [model(f[None], p, w)[0] for f, p, w in zip(fields, points, weights, strict=True)]
         together = model(
             torch.stack([fill(f, 1e3) for f in fields]),
             torch.stack([fill(p, 0.5) for p in points]),
@@ -289,6 +290,7 @@ def test_point_models_do_not_see_filling_nor_order_nor_the_batch():
 
 def test_point_models_converge_where_their_twins_do_not():
     """Points clustered towards one side: with weights the same function as on uniform ones."""
+
     def output(model, cluster: int, n: int) -> torch.Tensor:
         x = np.linspace(0, 1, n)
         line = x**cluster

@@ -47,10 +47,10 @@ def test_numbers_by_hand(p):
     r = certified(lambda h: 1 + h**p)
     h = 1 / np.array([16, 32, 64, 128])
     size = 1 + h**p
-    np.testing.assert_allclose(r.change[:-1], (size[:-1] - size[1:]) / size[:-1], rtol=1e-12)
+    np.testing.assert_allclose(r.change[:-1], (size[:-1] - size[1:]) / size[:-1], rtol=1e-9)
     # relative to the coarser grid of the two
     drift = [(size[0] - size[1]) / size[0], 0, *(size[1] - size[2:]) / size[1]]
-    np.testing.assert_allclose(r.drift, drift, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(r.drift, drift, rtol=1e-9, atol=1e-14)
     assert r.observed_order == pytest.approx(p, abs=0.1)
     assert math.isnan(r.order[0]) and r.order[2] == pytest.approx(p, abs=0.1)
     assert r.shapes == ((16, 16), (32, 32), (64, 64), (128, 128)) and r.reference == (32, 32)
@@ -119,9 +119,9 @@ def test_round_trip_text_and_plot():
 # -- models ---------------------------------------------------------------------------------------
 
 
-def registered(name, n=32, **options):
+def registered(name, n=16, **options):
     torch.manual_seed(0)
-    small = {"hidden_channels": 12, "n_layers": 2, "n_blocks": 2} | options
+    small = {"hidden_channels": 8, "n_layers": 2, "n_blocks": 2, "n_modes": 8} | options
     known = {k: v for k, v in small.items() if k in model_options(get_model(name))}
     s = ModelSpec(1, 1, periodic(n), (("periodic", "periodic"),) * 2, None)
     return build_model(name, s, known)[0]
@@ -129,14 +129,14 @@ def registered(name, n=32, **options):
 
 @pytest.mark.parametrize("name", ["fno", "tfno", "uno"])
 def test_fourier_operators_are_agnostic(name):
-    r = discretization_report(registered(name), resolutions=(32, 64, 128), n_inputs=2)
+    r = discretization_report(registered(name), resolutions=(16, 32, 64), n_inputs=2)
     assert r.agnostic, str(r)
-    assert r.reference == (32, 32) and r.largest_drift < 1e-3
+    assert r.reference == (16, 16) and r.largest_drift < 1e-3
 
 
 @pytest.mark.parametrize("name", ["unet", "vit", "dilresnet", "mgno"])
 def test_models_of_points_are_tied(name):
-    r = discretization_report(registered(name), resolutions=(32, 64, 128), n_inputs=2)
+    r = discretization_report(registered(name), resolutions=(16, 32, 64), n_inputs=2)
     assert r.verdict == "tied to its grid", str(r)
     assert r.largest_drift > 0.25
 
@@ -147,11 +147,11 @@ def test_a_cnn_is_tied_and_its_conversion_is_not():
     for c in (1, 8, 8):
         layers += [nn.Conv2d(c, 8, 5, padding=2, padding_mode="circular"), nn.GELU()]
     cnn = nn.Sequential(*layers[:-1], nn.Conv2d(8, 1, 1)).double()
-    reference = periodic(32)
-    options = {"resolutions": (32, 64, 128, 256), "n_inputs": 2, "reference": 32}
+    reference = periodic(16)
+    options = {"resolutions": (16, 32, 64), "n_inputs": 2, "reference": 16}
     plain = discretization_report(cnn, reference, **options)
     converted = discretization_report(to_operator(cnn, reference=reference), reference, **options)
-    assert not plain.agnostic and plain.largest_drift > 0.3, str(plain)
+    assert not plain.agnostic and plain.largest_drift > 0.25, str(plain)
     assert converted.agnostic, str(converted)
     assert converted.observed_order > 1.8 and converted.largest_drift < 0.2
 
@@ -225,7 +225,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("certificate")
     generate(
         GenerateConfig(
-            problem="darcy", out=root / "darcy", n=8, n_valid=2, n_test=3, resolution=17, seed=1
+            problem="darcy", out=root / "darcy", n=8, n_valid=2, n_test=3, resolution=9, seed=1
         )
     )
     fit(
@@ -238,44 +238,56 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_evaluate_adds_the_certificate(run, capsys):
-    arguments = ["evaluate", *map(str, run), "--no-compare", "--n-solve", "2"]
-    assert main([*arguments, "--resolution", "17,33,65"]) == 0
+    arguments = ["evaluate", *map(str, run), "--no-compare", "--repeats", "1", "--n-solve", "2"]
+    assert main([*arguments, "--resolution", "9,17,33"]) == 0
     out = capsys.readouterr().out
-    assert "fno: " in out and "65x65" in out
+    assert "fno: " in out and "33x33" in out
     found = run[0] / "evaluation" / "test"
     facts = json.loads((found / "metrics.json").read_text())["discretization"]
-    assert facts["shapes"] == [[17, 17], [33, 33], [65, 65]] and facts["reference"] == [17, 17]
+    assert facts["shapes"] == [[9, 9], [17, 17], [33, 33]] and facts["reference"] == [9, 9]
     assert facts["n_inputs"] == 2
     # the error on each grid is that of the evaluation on that grid
-    for i, name in ((1, "test_res33"), (2, "test_res65")):
+    for i, name in ((1, "test_res17"), (2, "test_res33")):
         other = json.loads((found.parent / name / "metrics.json").read_text())
         assert facts["error"][i] == pytest.approx(other["rel_l2"]["mean"], rel=1e-6)
     with (found / "discretization.csv").open(newline="") as f:
         rows = list(csv.DictReader(f))
-    assert [r["resolution"] for r in rows] == ["17x17", "33x33", "65x65"]
+    assert [r["resolution"] for r in rows] == ["9x9", "17x17", "33x33"]
     assert [float(r["drift"]) for r in rows] == pytest.approx(facts["drift"])
     assert main(["report", str(run[0])]) == 0
+    capsys.readouterr()
     page = (run[0] / "report.html").read_text()
     assert f"Dependence on the grid: {facts['verdict']}" in page
     # two grids are too few for a rate: no certificate
-    assert main([*arguments, "--resolution", "33", "--json"]) == 0
-    assert "discretization" not in json.loads(capsys.readouterr().out.split("\n", 1)[1])
+    assert main([*arguments, "--resolution", "17", "--json"]) == 0
+    assert "discretization" not in json.loads(capsys.readouterr().out)
 
 
 def test_several_resolutions_and_one_per_axis(run, capsys):
-    arguments = ["evaluate", *map(str, run), "--no-compare", "--n-solve", "1", "--json"]
-    assert main([*arguments, "--resolution", "17x33"]) == 0
+    arguments = [
+        "evaluate",
+        *map(str, run),
+        "--no-compare",
+        "--repeats",
+        "1",
+        "--n-solve",
+        "1",
+        "--json",
+    ]
+    assert main([*arguments, "--resolution", "9x17"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert list(found["resolutions"]) == ["test_res17x33"]
-    assert found["resolutions"]["test_res17x33"]["data"]["resolution"] == [17, 33]
+    assert list(found["resolutions"]) == ["test_res9x17"]
+    assert found["resolutions"]["test_res9x17"]["data"]["resolution"] == [9, 17]
 
 
 def test_a_run_in_python(run):
-    r = discretization_report(run[0], resolutions=(33, 65), n_inputs=2)
-    assert r.reference == (17, 17) and len(r.error) == 3 and "darcy" in r.inputs
-    same = discretization_report(run[0], run[1], resolutions=(33, 65), n_inputs=2)
+    r = discretization_report(run[0], resolutions=(17, 33), n_inputs=2)
+    assert r.reference == (9, 9) and len(r.error) == 3 and "darcy" in r.inputs
+    same = discretization_report(run[0], run[1], resolutions=(17, 33), n_inputs=2)
     assert same == r
     with pytest.raises(UsageError, match="neither a dataset nor a problem"):
-        discretization_report(run[0], "nowhere", resolutions=(33, 65))
-    with pytest.raises(UsageError, match="'burgers' does not fit the operator"):
-        discretization_report(run[0], "burgers", resolutions=(33, 65))
+        discretization_report(run[0], "nowhere", resolutions=(17, 33))
+    with pytest.raises(
+        UsageError, match="'burgers' does not fit the operator, whose grid has 2 axes"
+    ):
+        discretization_report(run[0], "burgers", resolutions=(17, 33))

@@ -255,6 +255,29 @@ def test_nothing_is_tempered_where_data_are_vague() -> None:
         temper(np.eye(3), noise=1.0, sigma=0.0)
 
 
+def test_tempered_coefficients() -> None:
+    """The derivative at a point is capped there, and the gradient stays exact everywhere."""
+    grid = Grid.unit((7, 7), dim=2)
+    G = coefficient_map(grid, point_sensors(grid, RNG.uniform(0.1, 0.9, (6, 2))))
+
+    def derivative(F: NonlinearForward, x: np.ndarray) -> np.ndarray:
+        y = F(x) - np.eye(6)
+        return F.misfit_and_gradient(np.stack([x] * 6), y)[1].reshape(6, -1)
+
+    at = 0.3 * RNG.standard_normal(grid.shape)
+    s = np.linalg.svd(derivative(G, at), compute_uv=False)
+    P, weigh = temper(G, 1e-3, 1e-3 / s[2], margin=1.0, at=at)
+    assert isinstance(P, NonlinearForward) and P.inflated in (2, 3)
+    assert np.allclose(
+        np.linalg.svd(derivative(P, at), compute_uv=False), np.minimum(s, s[2]), rtol=1e-8
+    )
+    x = 0.3 * RNG.standard_normal(grid.shape)
+    assert np.allclose(P(x), weigh(G(x)[None])[0])
+    assert P.gradient_test(x, weigh(0.9 * G(at)[None])[0]) < 1e-6
+    with pytest.raises(ValueError, match=r"at has shape \(3,\), expected \(7, 7\)"):
+        temper(G, 1e-3, 1.0, at=np.zeros(3))
+
+
 # -- what is refused -----------------------------------------------------------------------------
 
 

@@ -258,6 +258,32 @@ def test_drawn_points_estimate_the_weighted_loss(roots: dict[str, Path], tmp_pat
         assert bool((draws.std(0) > 0).all())
 
 
+def test_loss_by_hand(roots: dict[str, Path]) -> None:
+    """Mean squares in units of the deviation, at all points; and the relative loss."""
+    for kind in ("mesh", "series"):
+        task = task_of(roots[kind])
+        split = open_dataset(roots[kind])["train"]
+        model, _ = build_model("deeponet", task.spec(), {"latent": 4, "branch_layers": [4]})
+        normalizer = task.fit_normalizer(split)
+        batch = task.data(split, dtype=torch.float64)[[2, 5]]
+        model = model.double()
+        op = task.operator(model, normalizer, {"model": "deeponet", "options": {}}, None)
+        with torch.no_grad():
+            got = op.at(tuple(batch[: len(task.functions)]), None).numpy()
+        truth = batch[len(task.functions)].numpy()
+        w, scale = task.shared.weights, np.array(normalizer.scales.output_scale)
+        mse = (((got - truth) / scale) ** 2).mean(-1) @ w
+        e, s = (((a**2).sum(-1) @ w) for a in (got - truth, truth))
+        for loss, expected in (("mse", mse), ("l2", np.sqrt(e / s))):
+            config = FitConfig(data="x", model="deeponet", out="x", loss=loss, precision="64-true")
+            learner = task.learner(model, normalizer, config)
+            with torch.no_grad():
+                np.testing.assert_allclose(learner.losses(*batch).numpy(), expected, rtol=1e-9)
+                found = learner.errors(*batch)
+            np.testing.assert_allclose(found["loss"].numpy(), expected, rtol=1e-9)
+            np.testing.assert_allclose(found["rel_l2"].numpy(), np.sqrt(e / s), rtol=1e-9)
+
+
 def test_normalizer_by_hand(roots: dict[str, Path]) -> None:
     task = task_of(roots["series"])
     split = open_dataset(roots["series"])["train"]

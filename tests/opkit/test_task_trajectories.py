@@ -337,6 +337,14 @@ def test_fields_on_large_grids_and_static_data_are_refused(tmp_path):
         fit(settings(tmp_path / "d", tmp_path / "r"))
 
 
+def test_double_precision(data, tmp_path):
+    op = fit(settings(data, tmp_path / "r", precision="64-true", epochs=1, repeat=2))
+    assert op.dtype == torch.float64
+    x0 = np.array([0.123456789012, -0.3])
+    start = op(x0, [0.0, 1.0], 0)[0]
+    np.testing.assert_allclose(start, x0, rtol=1e-14)  # scales are not rounded
+
+
 # -- the operator --------------------------------------------------------------------------------
 
 

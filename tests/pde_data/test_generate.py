@@ -24,6 +24,7 @@ from pde_data.hdf5 import (
     TooManyFailuresError,
     check_dataset,
     open_dataset,
+    rebuild_index,
 )
 from pde_data.problem import Parameters, Problem, Solution, get_problem
 from solvers.grids import Grid
@@ -85,6 +86,13 @@ def nothing(monkeypatch):
 
 
 NOTHING = {"problem": "nothing", "params": {}}
+
+
+@pytest.fixture(params=["thread", "process"])
+def writer(request, monkeypatch):
+    """Who writes beside the one that solves."""
+    monkeypatch.setattr("pde_data.generate._APART", 1 if request.param == "process" else 10**9)
+    return request.param
 
 
 # -- what is written -----------------------------------------------------------------------------
@@ -185,6 +193,48 @@ def test_workers_do_not_change_the_data(tmp_path, per_shard):
     for split in a.splits:
         for column in ("residual", "iterations", "discretization_error", "seed"):
             np.testing.assert_array_equal(a[split].quality(column), b[split].quality(column))
+
+
+def test_a_process_that_writes_does_not_change_the_data(tmp_path, monkeypatch):
+    settings = {"n": 40, "samples_per_shard": 16, "error_fraction": 0.2}
+    manifests = []
+    for name, limit in (("thread", 10**9), ("process", 1)):
+        monkeypatch.setattr("pde_data.generate._APART", limit)
+        manifests.append(make(tmp_path / name, **settings).manifest)
+    # what the writer says of its shards is what is in them
+    assert rebuild_index(tmp_path / "process") == manifests[1]
+    assert check_dataset(tmp_path / "process", physics=True) == []
+    own = ("stamp", "sha256", "bytes")  # the time and the run times are in there
+    for manifest in manifests:
+        for split in manifest["splits"].values():
+            split["shards"] = [
+                {k: v for k, v in s.items() if k not in own} for s in split["shards"]
+            ]
+    assert manifests[0] == manifests[1]
+    stats = [(tmp_path / d / "stats.yaml").read_text() for d in ("thread", "process")]
+    assert stats[0] == stats[1]
+
+
+def test_a_killed_process_that_writes_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr("pde_data.generate._APART", 1)
+
+    def kill(event):
+        if event.done == 60:
+            for stat in Path("/proc").glob("[0-9]*/stat"):
+                parent = stat.read_text().rsplit(")", 1)[1].split()[1]
+                if (
+                    int(parent) == os.getpid()
+                    and b"_writing" in (stat.parent / "cmdline").read_bytes()
+                ):
+                    os.kill(int(stat.parent.name), signal.SIGKILL)
+
+    settings = {"n": 100, "samples_per_shard": 10}
+    with pytest.raises(WorkerDiedError, match="the process that writes was killed"):
+        make(tmp_path / "d", progress=kill, **settings)
+    assert leftovers(tmp_path) == []
+    assert not (tmp_path / "d").exists() or check_dataset(tmp_path / "d") == []
+    whole = make(tmp_path / "whole", **settings)
+    assert digest(make(tmp_path / "d", resume=True, **settings)) == digest(whole)
 
 
 def test_threads_of_the_caller_do_not_change_the_data(tmp_path):
@@ -473,7 +523,7 @@ def fail_below(share):
     return fate
 
 
-def test_failures_are_recorded_and_leave_gaps(tmp_path, nothing):
+def test_failures_are_recorded_and_leave_gaps(tmp_path, nothing, writer):
     nothing(fail_below(0.1))
     result = make(tmp_path / "d", n=100, max_failures=0.3, **NOTHING)
     reason = "toy did not converge: residual 3.00e-04 after 200 iterations, asked for 1.0e-10"
@@ -495,7 +545,7 @@ def test_failures_are_recorded_and_leave_gaps(tmp_path, nothing):
 @pytest.mark.parametrize(
     ("value", "message"), [(np.nan, "non-finite"), (np.inf, "non-finite"), (1.5, "above valid_max")]
 )
-def test_bad_values_are_failures(tmp_path, nothing, value, message):
+def test_bad_values_are_failures(tmp_path, nothing, writer, value, message):
     nothing(lambda x: value if x < 0.1 else x)
     result = make(tmp_path / "d", n=60, max_failures=0.5, **NOTHING)
     assert result.failures and all(message in reason for _, reason in result.failures)
@@ -522,7 +572,17 @@ def test_too_many_failures_stop_the_run(tmp_path, nothing):
         make(tmp_path / "d", resume=True, **settings)
 
 
-def test_the_last_event_knows_all_failures(tmp_path, nothing):
+def test_too_many_failures_stop_a_process_that_writes(tmp_path, nothing, monkeypatch):
+    monkeypatch.setattr("pde_data.generate._APART", 1)
+    nothing(lambda x: 1.5 if x < 0.3 else x)
+    settings = {"n": 100, "samples_per_shard": 10, "error_fraction": 0, **NOTHING}
+    with pytest.raises(TooManyFailuresError, match="above valid_max"):
+        make(tmp_path / "d", **settings)
+    assert leftovers(tmp_path) == []
+    assert not (tmp_path / "d").exists() or check_dataset(tmp_path / "d") == []
+
+
+def test_the_last_event_knows_all_failures(tmp_path, nothing, writer):
     nothing(fail_below(0.3))
     events = []
     settings = {"n": 20, "samples_per_shard": 10, "error_fraction": 0, **NOTHING}

@@ -21,8 +21,11 @@ SETTINGS = {
 }  # fmt: skip
 SCRIPT = """
 import json, os, sys
+import pde_data.generate
 from pde_data.generate import GenerateConfig, generate
 settings = json.loads(sys.argv[1])
+if settings.pop("apart", False):
+    pde_data.generate._APART = 1
 limit = settings.pop("limit", None)
 if limit:
     import resource
@@ -88,9 +91,16 @@ def finish(root: Path, workers: int = 1) -> str:
     return result.manifest["content_digest"]
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("done", [1, 37, 52])
-def test_interrupted_in_this_process(tmp_path, whole, signum, done):
+@pytest.mark.parametrize(
+    ("signum", "done", "apart"),
+    [
+        (signal.SIGINT, 1, False), (signal.SIGINT, 37, False), (signal.SIGTERM, 52, False),
+        (signal.SIGINT, 1, True), (signal.SIGTERM, 37, True),
+    ],
+)  # fmt: skip
+def test_interrupted_in_this_process(tmp_path, whole, monkeypatch, signum, done, apart):
+    """Beside it a thread writes, or a process."""
+    monkeypatch.setattr("pde_data.generate._APART", 1 if apart else 10**9)
     root = tmp_path / "d"
     before = signal.getsignal(signum)
 
@@ -132,9 +142,9 @@ def test_interrupted_with_workers(tmp_path, whole, whom, per_shard, signum):
         assert finish(root) == whole
 
 
-def kill_and_resume(root: Path, workers: int, rng: random.Random) -> None:
+def kill_and_resume(root: Path, rng: random.Random, **settings) -> None:
     """Kill a run at a random moment; every shard that is visible is sound."""
-    p = start(root, workers=workers, resume=True)
+    p = start(root, resume=True, **settings)
     first = p.stdout.readline().split()  # imports are over
     assert first and first[0] == "0"
     time.sleep(rng.uniform(0, 2.5))
@@ -147,12 +157,27 @@ def kill_and_resume(root: Path, workers: int, rng: random.Random) -> None:
         assert is_complete_shard(path), path
 
 
-@pytest.mark.parametrize(("workers", "kills"), [(1, 2), (2, 2)])
-def test_killed_and_resumed(tmp_path, whole, workers, kills):
+@pytest.mark.parametrize(("workers", "apart"), [(1, False), (1, True), (2, False)])
+def test_killed_and_resumed(tmp_path, whole, workers, apart):
     rng = random.Random(workers)
-    for _ in range(kills):
-        kill_and_resume(tmp_path / "d", workers, rng)
+    for _ in range(2):
+        kill_and_resume(tmp_path / "d", rng, workers=workers, apart=apart)
     assert finish(tmp_path / "d", workers) == whole
+
+
+def test_interrupted_with_a_process_that_writes(tmp_path, whole):
+    """Ctrl-C in a terminal goes to that process, too."""
+    root = tmp_path / "d"
+    p = start(root, apart=True)
+    for line in p.stdout:
+        if int(line.split()[0]) == 70:
+            break
+    os.killpg(p.pid, signal.SIGINT)
+    _, err = p.communicate(timeout=60)
+    assert p.returncode == 130 and err == ""
+    wait_until_gone(p.pid)
+    assert shards(root) and temporaries(root) == []
+    assert finish(root) == whole
 
 
 @pytest.mark.slow
@@ -161,16 +186,16 @@ def test_killed_twenty_times(tmp_path, whole):
     while kills < 20:
         root = tmp_path / str(k)
         for _ in range(4):
-            kill_and_resume(root, 2, rng)
+            kill_and_resume(root, rng, workers=2)
             kills += 1
         assert finish(root) == whole
         k += 1
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_full_disk(tmp_path, workers):
+@pytest.mark.parametrize(("workers", "apart"), [(1, False), (1, True), (2, False)])
+def test_a_full_disk(tmp_path, workers, apart):
     root = tmp_path / "d"
-    p = start(root, workers=workers, limit=20_000, samples_per_shard=48, n=96)
+    p = start(root, workers=workers, apart=apart, limit=20_000, samples_per_shard=48, n=96)
     _, err = p.communicate(timeout=120)
     assert p.returncode == 1
     assert len(err.strip().splitlines()) == 1 and re.search("cannot write .*d/data/train", err), err
