@@ -29,7 +29,7 @@ import torch
 
 import opkit
 from opkit.checkpoint import save_json
-from opkit.inverse import pnp_pgd, temper, tikhonov, tv
+from opkit.inverse import pnp_tempered, tikhonov, tv
 from opkit.inverse.maps import problem_map
 from opkit.inverse.reconstruct import errors
 from pde_data.hdf5 import open_dataset
@@ -142,27 +142,18 @@ def cell(work: Path, name: str, level: float, seed: int, method: str, steps: flo
         sigma = level / 1.005 if method == "lpn_matched" else task["sigma"]
         op = prior(work, name, method.removesuffix("_matched"), sigma, seed, steps)
         start = time.process_time()
-        scale = np.mean(noise**2) / noise**2
-        weight = float(np.mean(noise**2)) / sigma**2
-        forward, seen = A, y
-        if weight <= 1.001 * scale.max() * size:
-            quiet = float(np.sqrt(np.mean(noise**2) / scale.max()))
-            forward, weigh = temper(A, quiet, sigma)
-            seen = weigh(y)
-        x0 = tikhonov(A, y, weight=best_of(
-            lambda d, w: tikhonov(A, d, weight=w), WEIGHTS[::2] * size, valid
-        )[1]).x  # fmt: skip
-        r = pnp_pgd(
-            forward, seen, op, step=1 / weight, scale=scale, x0=x0, sigma_noise=noise,
-            max_iter=task["max_iter"], tol=1e-6,
-        )  # fmt: skip
+        x0 = tikhonov(
+            A,
+            y,
+            weight=best_of(lambda d, w: tikhonov(A, d, weight=w), WEIGHTS[::2] * size, valid)[1],
+        ).x
+        r = pnp_tempered(A, y, op, sigma_noise=noise, x0=x0, max_iter=task["max_iter"], tol=1e-6)
         assert r.certificate is not None
         out |= {
-            "weight": weight, "diverged": int(r.diverged.sum()),
+            "diverged": int(r.diverged.sum()),
             "converged": int(r.converged.sum()), "iterations": int(r.iterations.max()),
             "fixed_point": float(np.max(r.fixed_point[np.isfinite(r.fixed_point)])),
             "certificate": r.certificate.as_dict(), "n_parameters": op.n_parameters,
-            "inflated": forward.inflated,
         }  # fmt: skip
         x = np.where(np.isfinite(r.x), r.x, 0.0)
     elif method == "tv":

@@ -14,7 +14,7 @@ opened anew for each pass. What is compared with:
   beside opkit's cache in memory.
 
 Passes alternate; each number is the best of several. Files are in the page cache: this is the cost
-of software, not of the disk.
+of software, not of the disk. Writes benchmarks/results/read.json.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import json
 import shutil
 import tempfile
 import time
@@ -46,6 +47,7 @@ from pde_data.hdf5 import (
 from solvers.grids import Grid
 
 POINTS, BATCH = 128, 32
+RESULTS = Path(__file__).parent / "results" / "read.json"
 
 
 def write(root: Path, n: int, compression: str | None) -> None:
@@ -212,6 +214,11 @@ def main() -> None:
         print(
             f"{args.n} samples of 2 x {POINTS}^2 float32, batches of {BATCH}, best of {args.repeat}"
         )
+        facts = {
+            name: {"GB/s": round(expected / t / 1e9, 2), "of plain h5py": round(reference / t, 2)}
+            for name, t in times.items()
+        }
+        RESULTS.write_text(json.dumps({"samples": args.n, **facts}, indent=1) + "\n")
         for name, t in times.items():
             print(f"{name:34s} {expected / t / 1e9:6.2f} GB/s  {reference / t:5.2f} of plain h5py")
     finally:

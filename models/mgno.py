@@ -445,8 +445,8 @@ class _Stencil(nn.Module):
         if sign == -1 and weight.shape[1] == 1:
             # the negative of a weight of one channel would lose its place in memory
             return conv(padded, weight, stride=self.stride, padding=zeros).neg_()
-        weight = weight if sign == 1 else -weight
-        return conv(padded, weight, stride=self.stride, padding=zeros)
+        signed = weight if sign == 1 else -weight
+        return conv(padded, signed, stride=self.stride, padding=zeros)
 
 
 class BoundaryTransposedConv(nn.Module):

@@ -263,15 +263,6 @@ register_model(
 )
 register_model(
     ModelEntry(
-        "local_no",
-        "LocalNO: Fourier layers, local integrals, differences (neuraloperator), 2-D",
-        "grid",
-        "models.baselines:build_local_no",
-        "Liu-Schiaffini et al., arXiv:2402.16845",
-    )
-)
-register_model(
-    ModelEntry(
         "unet",
         "U-Net: convolutions on a hierarchy of grids with skip connections",
         "grid",

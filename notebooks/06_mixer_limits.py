@@ -15,9 +15,9 @@
 # # When MixER is not the right choice
 #
 # The authors of MixER say it themselves: with plenty of data from closely related systems, one
-# expert that contexts adapt is as good or better. The gate then cuts a family that has no parts,
-# and each expert sees a third of the data. Lotka-Volterra with nine values of its parameters is
-# such a family:
+# expert that contexts adapt does better. The gate then cuts a family that has no parts, and each
+# expert sees a third of the data. Lotka-Volterra with nine values of its parameters is such a
+# family:
 #
 # $$\dot x = \tfrac12 x - \beta xy,\qquad \dot y = \delta xy - \tfrac12 y,\qquad
 # \beta, \delta \in \{0.5, 0.75, 1\}.$$
@@ -34,16 +34,16 @@ import opkit
 
 torch.set_num_threads(1)
 work = Path(tempfile.mkdtemp())
-epochs = int(os.environ.get("OPKIT_NOTEBOOK_EPOCHS", "8"))
+epochs = int(os.environ.get("OPKIT_NOTEBOOK_EPOCHS", "6"))
 
 # %%
 opkit.generate(
-    "ode_families", out=work / "lotka", n=36, n_valid=18, n_test=144, seed=3, progress=False,
+    "ode_families", out=work / "lotka", n=108, n_valid=18, n_test=144, seed=3, progress=False,
     set={"families": ["lotka_volterra"]},
 )  # fmt: skip
 
 
-def train(name: str, **options: int) -> dict:
+def train(name: str, **options: int | str) -> dict:
     """Fit on the same data for as many steps, and judge on new trajectories."""
     run = work / name
     operator = opkit.fit(
@@ -57,14 +57,21 @@ def train(name: str, **options: int) -> dict:
 
 single = train("one expert", n_experts=1)
 mixture = train("three experts", n_experts=3)
+paper = train("as published", n_experts=3, gating="paper")
 
 # %%
-for name, m in (("one expert", single), ("three experts", mixture)):
+results = {"one expert": single, "three experts": mixture, "as published": paper}
+for name, m in results.items():
     print(f"{name:14} mean squared error {m['mse']['mean']:.2e}, median {m['mse']['median']:.2e}")
-ratio = mixture["mse"]["median"] / single["mse"]["median"]
-print(f"median of three experts over one: {ratio:.2f}")
+for name in ("three experts", "as published"):
+    ratio = results[name]["mse"]["median"] / single["mse"]["median"]
+    print(f"median, {name} over one: {ratio:.2f}")
 
 # %% [markdown]
+# The default of opkit starts its experts from one that has learned from all data, and so loses less
+# than the published scheme, but three times the weights have bought nothing. One training of this
+# size is an anecdote; `docs/mixer.md` has the seeds.
+#
 # How the three experts share out the nine systems follows no law: compare the experts with
 # $(\beta, \delta)$.
 

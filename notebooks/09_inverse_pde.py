@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 import opkit
-from opkit.inverse import pnp_pgd, temper, tikhonov, tv
+from opkit.inverse import pnp_pgd, pnp_tempered, tikhonov, tv
 from opkit.inverse.figures import plot_convergence, plot_reconstructions
 from opkit.inverse.maps import coefficient_map, operator_map, problem_map
 from pde_data.problem import get_problem
@@ -36,7 +36,7 @@ from pde_data.problem import get_problem
 torch.set_num_threads(1)
 work = Path(tempfile.mkdtemp())
 n = int(os.environ.get("OPKIT_NOTEBOOK_N", "600"))
-epochs = int(os.environ.get("OPKIT_NOTEBOOK_EPOCHS", "30"))
+epochs = int(os.environ.get("OPKIT_NOTEBOOK_EPOCHS", "25"))
 
 # %% [markdown]
 # ## A source, $a = 1$
@@ -72,12 +72,7 @@ start = tikhonov(A, y, weight=1e-4 * A.norm_bound().value ** 2).x
 heavy = pnp_pgd(A, y, prior, x0=start, sigma_noise=noise, max_iter=200)
 print("all data, larger weight:", heavy.certificate)
 
-scale = np.mean(noise**2) / noise**2  # samples with less noise weigh their data more
-P, weigh = temper(A, float(np.sqrt(np.mean(noise**2) / scale.max())), prior.sigma)
-weight = float(np.mean(noise**2)) / prior.sigma**2
-found = pnp_pgd(
-    P, weigh(y), prior, step=1 / weight, scale=scale, x0=start, sigma_noise=noise, max_iter=200
-)
+found = pnp_tempered(A, y, prior, x0=start, sigma_noise=noise, max_iter=200)
 print("tempered:", found.certificate)
 
 
@@ -129,19 +124,11 @@ z, noise, a = (np.asarray(test[k], float) for k in ("measurement", "noise_std", 
 m = np.log(a)
 print("gradient against differences:", G.gradient_test(0.5 * m[0], z[0]))
 
+
 # %%
-weight = float(np.mean(noise**2)) / log_prior.sigma**2
-scale = np.mean(noise**2) / noise**2
-quiet = float(np.sqrt(np.mean(noise**2) / scale.max()))
-
-
 def recover(forward):
-    """Tempered at log a = 0, started there, halving the step where the test fails."""
-    P, weigh = temper(forward, quiet, log_prior.sigma)
-    return pnp_pgd(
-        P, weigh(z), log_prior, step=1 / weight, scale=scale, sigma_noise=noise, max_iter=150,
-        tol=1e-4,
-    )  # fmt: skip
+    """Tempered at log a = 0, started there; steps are halved where the test fails."""
+    return pnp_tempered(forward, z, log_prior, sigma_noise=noise, max_iter=150, tol=1e-4)
 
 
 solved = recover(G)

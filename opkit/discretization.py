@@ -206,7 +206,7 @@ class DiscretizationReport:
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
         """Change, drift and error over the number of points, log-log; the reference marked."""
-        from .plots import BLUE, GRAY, GREEN, ORANGE, _new_axes
+        from .plots import BLUE, GRAY, GREEN, ORANGE, _log_ticks, _new_axes
 
         ax = _new_axes() if ax is None else ax
         n = [max(s) for s in self.shapes]
@@ -220,12 +220,15 @@ class DiscretizationReport:
             if y.size and np.any(y > 0):
                 shown = np.where(y > 0, y, np.nan)
                 ax.plot(n, shown, style, color=color, lw=1.5, ms=5, label=label)
-        ax.axhline(self.tolerance, color=ORANGE, lw=0.8, alpha=0.6)
+        ax.axhline(self.tolerance, color=ORANGE, lw=0.8, alpha=0.6, label="allowed distance")
         ax.axvline(max(self.reference), color=GRAY, lw=0.8, ls=":")
         ax.set(xscale="log", yscale="log", xlabel="points per axis [dimensionless]")
         ax.set(ylabel="relative L2 distance [dimensionless]")
         ax.set_xticks(n, [str(k) for k in n])
         ax.minorticks_off()
+        span = ax.get_ylim()
+        if span[1] < 1e3 * span[0]:
+            _log_ticks(ax.yaxis, 100.0, " %")
         ax.set_title(f"{self.model}: {self.verdict}", fontsize="medium")
         ax.grid(alpha=0.3, lw=0.5)
         ax.legend(frameon=False, fontsize="small")

@@ -169,7 +169,7 @@ def _mode_weights(grid: Grid, k_max: int | None) -> np.ndarray:
         k[k > (k_max or n) - 0.5] = 0.0
         total = np.add.outer(total, k**2)
     # all but the first and, of an even number, the last column stand for their conjugates too
-    both = np.full(total.shape[-1], 2.0)
+    both = np.full(grid.shape[-1] // 2 + 1, 2.0)
     both[0] = 1.0
     if grid.shape[-1] % 2 == 0:
         both[-1] = 1.0

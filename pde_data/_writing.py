@@ -32,6 +32,8 @@ __all__ = ["StoppedError", "WriterProcess", "serve"]
 
 #: Bytes of solved samples that may wait there: it takes a while to start.
 AHEAD = 2**25
+#: PETSc, once loaded, ends the process on SIGPIPE.
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 
 
 class StoppedError(Exception):
@@ -159,7 +161,7 @@ def _parts(value: object) -> list[bytes | memoryview]:
 def _send(to: socket.socket, parts: Sequence[bytes | memoryview]) -> None:
     sizes = struct.pack(f"<{len(parts) + 1}Q", len(parts), *(len(p) for p in parts))
     for part in (sizes, *parts):
-        to.sendall(part)
+        to.sendall(part, _NO_SIGNAL)
 
 
 def _receive(source: socket.socket) -> list[bytearray]:

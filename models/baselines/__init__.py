@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from .fno import GridFNO, build_fno, build_tfno
-from .local_no import GridLocalNO, build_local_no
 from .resnet import DilatedResNet, ResNet, build_dilresnet, build_resnet
 from .spectral import spectral_conv
 from .unet import UNet, build_unet
@@ -13,14 +12,12 @@ from .vit import ViT, build_vit
 __all__ = [
     "DilatedResNet",
     "GridFNO",
-    "GridLocalNO",
     "GridUNO",
     "ResNet",
     "UNet",
     "ViT",
     "build_dilresnet",
     "build_fno",
-    "build_local_no",
     "build_resnet",
     "build_tfno",
     "build_unet",

@@ -254,6 +254,11 @@ class DeepONet(OperatorNet):
         Tensor, shape (B, c, q)
             c is the number of outputs, or 1 where they share them.
         """
+        shared = self.multi_output == "split_trunk" or self.out_channels == 1
+        return self._grouped(self._branch(u), shared)
+
+    def _branch(self, u: Functions) -> list[Tensor]:
+        """Evaluate the branches, (B, width) for each group."""
         us = self._functions(u)
         if self.merge == "join" and len(us) > 1:
             us = (torch.cat([x.flatten(1) for x in us], dim=1),)
@@ -274,11 +279,15 @@ class DeepONet(OperatorNet):
                 for part in parts[1:]:
                     b = b + part if self.merge == "add" else b * part
             out.append(b)
-        shared = self.multi_output == "split_trunk" or self.out_channels == 1
-        return self._grouped(out, shared)
+        return out
 
     def trunk_outputs(self, y: Tensor) -> Tensor:
         """Values of the terms at the points, shape (..., c, q)."""
+        shared = self.multi_output == "split_branch" or self.out_channels == 1
+        return self._grouped(self._trunk(y), shared)
+
+    def _trunk(self, y: Tensor) -> list[Tensor]:
+        """Evaluate the trunks, (..., width) for each group."""
         features = y if self.trunk_features is None else self.trunk_features(y)
         out = [trunk(features) for trunk in self.trunks]
         for t in out:
@@ -287,8 +296,7 @@ class DeepONet(OperatorNet):
                     f"trunk: gives shape {tuple(t.shape)} at points of shape {tuple(y.shape)}, "
                     f"the branch needs width {self.widths[1]}"
                 )
-        shared = self.multi_output == "split_branch" or self.out_channels == 1
-        return self._grouped(out, shared)
+        return out
 
     def _grouped(self, parts: list[Tensor], shared: bool) -> Tensor:
         if self.groups > 1:
@@ -311,19 +319,18 @@ class DeepONet(OperatorNet):
         -------
         Tensor, shape (B, N) or (B, N, C)
         """
-        b = self.branch_outputs(u)
-        self._check_points(y, (2, 3), len(b))
-        t = self.trunk_outputs(y)
-        if self.out_channels == 1:
-            b1, t1 = b.squeeze(-2), t.squeeze(-2)
+        if self.out_channels == 1:  # without detours: small nets cost calls more than numbers
+            (b,) = self._branch(u)
+            self._check_points(y, (2, 3), len(b))
+            (t,) = self._trunk(y)
             if y.ndim == 2:
-                if self.bias is None:
-                    s = b1 @ t1.mT
-                else:
-                    s = torch.addmm(self.bias, b1, t1.mT)
+                s = b @ t.mT if self.bias is None else torch.addmm(self.bias, b, t.mT)
                 return self._finish(u, y, s)
-            s = (t1 @ b1.unsqueeze(-1)).squeeze(-1)
+            s = (t @ b.unsqueeze(-1)).squeeze(-1)
         else:
+            b = self.branch_outputs(u)
+            self._check_points(y, (2, 3), len(b))
+            t = self.trunk_outputs(y)
             own = "b" if y.ndim == 3 else ""
             left = "bq" if b.shape[-2] == 1 else "bcq"
             right = f"{own}nq" if t.shape[-2] == 1 else f"{own}ncq"

@@ -18,6 +18,8 @@ from .networks import awake
 __all__ = ["OperatorGNN", "PointTransformer"]
 
 Bounds = Sequence[tuple[float, float]]
+#: Edges of point sets that a graph operator keeps, 16 bytes each.
+KEPT = 2**24
 
 
 class _Points(nn.Module):
@@ -173,7 +175,7 @@ class OperatorGNN(_Points):
             ]
             found = find_neighbors(array, self.radius, period=period)
         self._edges[key] = found
-        if len(self._edges) > 1024:
+        while len(self._edges) > 1 and sum(len(e.target) for e in self._edges.values()) > KEPT:
             self._edges.popitem(last=False)
         return found
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         pnp_pgd,
     )
     from .prior import Prior, as_prior
+    from .tempered import pnp_tempered
 
 _PUBLIC = {
     "Certificate": "pnp",
@@ -40,6 +41,7 @@ _PUBLIC = {
     "pnp_admm": "pnp",
     "pnp_drs": "pnp",
     "pnp_pgd": "pnp",
+    "pnp_tempered": "tempered",
     "temper": "forward",
     "tikhonov": "baselines",
     "tv": "baselines",
@@ -61,6 +63,7 @@ __all__ = [
     "pnp_admm",
     "pnp_drs",
     "pnp_pgd",
+    "pnp_tempered",
     "temper",
     "tikhonov",
     "tv",

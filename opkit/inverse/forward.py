@@ -568,7 +568,7 @@ def temper(
     noise, sigma : float
         Standard deviations, of the data and of the prior's training.
     margin : float
-        ``|P A| sigma / noise`` at most.
+        ``s_i sigma / noise`` of the directions that are changed: those where it is 1 or more.
     at : ndarray, shape (*in_shape), optional
         Of a nonlinear map, the point whose derivative decides; default 0.
 
@@ -605,7 +605,7 @@ def temper(
     # data directions u_i = A v_i / s_i; what is orthogonal to them does not see the unknown
     side, values, vectors = A._spectrum()
     s = np.sqrt(np.maximum(values, 0.0))
-    strong = s > margin * noise / sigma
+    strong = s > (1 - 1e-6) * noise / sigma
     s, directions = s[strong], vectors[:, strong]
     if side == "A'A":
         u = A(directions.T.reshape(len(s), *A.in_shape)).reshape(len(s), A.n_data) / s[:, None]

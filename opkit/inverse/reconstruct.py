@@ -16,10 +16,11 @@ from solvers.names import suggest
 
 from ..errors import UsageError
 from .baselines import discrepancy_weight, tikhonov, tv, wavelet_l1
-from .forward import LinearForward, NonlinearForward, as_forward, temper
+from .forward import LinearForward, NonlinearForward, as_forward
 from .maps import operator_map, problem_map
 from .pnp import InverseResult, check_data, pnp_admm, pnp_drs, pnp_pgd
 from .prior import Prior, as_prior
+from .tempered import pnp_tempered
 
 __all__ = ["Inversion", "InvertConfig", "invert"]
 
@@ -461,31 +462,29 @@ def _learned(
         asked = float(np.mean(given.noise**2)) / prior.sigma**2
     weight = config.weight
     forward, data = given.forward, given.data
+    run: Any = {"pgd": pnp_pgd, "admm": pnp_admm, "drs": pnp_drs}[config.chosen]
+    common: dict[str, Any] = {
+        "x0": start, "max_iter": config.max_iter, "tol": config.tol, "sigma_noise": given.noise,
+    }  # fmt: skip
+    if not isinstance(forward, LinearForward) and config.chosen != "pgd":
+        raise UsageError(f"method={config.chosen!r} needs a linear operator: use pgd")
+    if progress is not None:
+        progress(0, len(given.data), "iterating")
     if config.temper:
         if given.noise is None or prior.sigma is None:
             raise UsageError("temper needs the noise of the data and of the prior's training")
-        # the loudest scale of all samples must stay below the bound
-        quiet = float(np.sqrt(np.mean(given.noise**2) / np.max(scale)))
-        forward, weigh = temper(forward, quiet, prior.sigma)
-        data = weigh(data)
-    if isinstance(forward, LinearForward):
+        if weight is not None:
+            raise UsageError(f"weight={weight}: temper takes the weight that the noise asks for")
+        result = pnp_tempered(forward, data, prior, method=run, **common)
+    elif isinstance(forward, LinearForward):
         bound = float(np.max(scale)) * forward.norm_bound().value ** 2
         if weight is None:
             weight = max(asked or 0.0, 1.01 * bound)
-        options: dict[str, Any] = {"step": 1 / weight} if config.chosen == "pgd" else {
-            "rho": weight
-        }  # fmt: skip
+        step = {"step": 1 / weight} if config.chosen == "pgd" else {"rho": weight}
+        result = run(forward, data, prior, scale=scale, **common, **step)
     else:
-        if config.chosen != "pgd":
-            raise UsageError(f"method={config.chosen!r} needs a linear operator: use pgd")
-        options = {"step": 1 / (weight if weight is not None else asked or 1.0)}
-    if progress is not None:
-        progress(0, len(given.data), "iterating")
-    run: Any = {"pgd": pnp_pgd, "admm": pnp_admm, "drs": pnp_drs}[config.chosen]
-    result = run(
-        forward, data, prior, scale=scale, x0=start, max_iter=config.max_iter,
-        tol=config.tol, sigma_noise=given.noise, **options,
-    )  # fmt: skip
+        step = {"step": 1 / (weight if weight is not None else asked or 1.0)}
+        result = run(forward, data, prior, scale=scale, **common, **step)
     if progress is not None:
         progress(len(given.data), len(given.data), "")
     facts = {

@@ -109,13 +109,11 @@ def test_adaptation_splits_share_their_parameters():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
 def test_one_family_needs_no_mixture(bench):
-    """Nine related environments: the mixture is not better in the median over the seeds."""
-    bench.limit(("warmup", "one expert"))
-    results = bench.read_results()
-    medians = {
-        s: statistics.median(results[f"limit/{s}/{k}"]["mse_median"] for k in SEEDS)
-        for s in ("warmup", "one expert")
+    """Nine related systems with plenty of data: one expert is better than three."""
+    errors = {
+        scheme: [bench.static_run(scheme, k, bench.static_limit_data)["test_loss"] for k in SEEDS]
+        for scheme in ("warmup", "one expert")
     }
-    assert medians["one expert"] <= medians["warmup"], medians
+    medians = {k: statistics.median(v) for k, v in errors.items()}
+    assert medians["one expert"] <= medians["warmup"], errors

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 
@@ -20,12 +19,6 @@ SMALL = {"hidden_channels": 4, "n_layers": 2, "n_blocks": 1}
 SIZES = {1: [(16,), (17,)], 2: [(16, 16), (12, 15)], 3: [(7, 9, 8)]}
 #: The costlier tests run on these.
 FEW = {1: [(17,)], 2: [(12, 9)], 3: [(5, 6, 5)]}
-#: Models that are not for every dimension.
-DIMENSIONS: dict[str, tuple[int, ...]] = {"local_no": (2,)}
-#: Models for axes of the same length and number of points alone.
-SQUARE = ("local_no",)
-if importlib.util.find_spec("torch_harmonics") is None:
-    GRID_MODELS.remove("local_no")
 
 
 def spec(shape, kind="dirichlet", channels=(2, 1), location="node") -> ModelSpec:
@@ -50,8 +43,8 @@ def cases(sizes):
     return [
         pytest.param(name, shape, id=f"{name}-{'x'.join(map(str, shape))}")
         for name in GRID_MODELS
-        for dim in DIMENSIONS.get(name, (1, 2, 3))
-        for shape in ([(s[0],) * dim for s in sizes[dim]] if name in SQUARE else sizes[dim])
+        for dim in (1, 2, 3)
+        for shape in sizes[dim]
     ]
 
 
@@ -117,7 +110,7 @@ def test_cells(name):
         assert module(rand(1, 2, n, n)).shape == (1, 1, n, n)
 
 
-@pytest.mark.parametrize("name", [m for m in GRID_MODELS if m not in SQUARE])
+@pytest.mark.parametrize("name", GRID_MODELS)
 def test_axes_of_different_kind(name):
     """One periodic axis, one with two different walls, of different length."""
     grid = Grid((Axis("x", 16, upper=2.0, periodic=True), Axis("y", 13, lower=-1.0)))
@@ -180,15 +173,3 @@ def test_wrong_input_is_refused(name):
             module(torch.zeros(shape))
         assert "\n" not in str(caught.value)
         assert math.prod(shape) and str(shape) in str(caught.value)
-
-
-def test_local_no_says_what_it_needs(monkeypatch):
-    for shape, message in (
-        ((16,), "has 1 axes: local_no is for 2"),
-        ((16, 12), "needs equal axes"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            build("local_no", spec(shape))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install torch-harmonics==0\.7\.4"):
-        build("local_no", spec((16, 16)))

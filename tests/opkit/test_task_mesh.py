@@ -59,7 +59,8 @@ def write(root: Path, layout: str, **changes: Any) -> Path:
     mesh = mesh_of(6, 0) if layout == "mesh" else None
     schema = DatasetSchema(
         "synthetic", "Known functions", Grid(), fields, ("a", "k"), ("v", "s"),
-        scalars=(ScalarSpec("k", "number"),), layout=layout, mesh=mesh, space_dim=2, dtype="float64",
+        scalars=(ScalarSpec("k", "number"),), layout=layout, mesh=mesh, space_dim=2,
+        dtype="float64",
         **({"problem_type": "time_dependent", "time": (0.0, 1.0, 2.0)}
            if changes.get("moving") else {}),
     )  # fmt: skip
@@ -166,7 +167,7 @@ def test_filling_changes_nothing(roots: dict[str, Path], model: str) -> None:
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
     assert data[[0, -4]][-1].tolist() == [1.0, 0.0]
     # by hand
-    x, y, points, w, _, _ = data[[2]]
+    _, y, points, w, _, _ = data[[2]]
     mesh = split.mesh(2)
     np.testing.assert_array_equal(points[0].numpy(), mesh.points)
     p = y + 0.1 * torch.randn_like(y)
