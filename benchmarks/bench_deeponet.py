@@ -77,7 +77,7 @@ class Bench:
 
         path = self.work / "data" / name
         problem, params, (train, valid, test), resolution = DATA[name]
-        if not (path / "dataset.json").is_file():
+        if not _whole(path, {"train": train, "valid": valid, "test": test}):
             shutil.rmtree(path, ignore_errors=True)
             generate(
                 GenerateConfig(
@@ -110,6 +110,14 @@ class Bench:
             "cpu_seconds": seconds,
             "loop": self.loop,
         }
+
+
+def _whole(path: Path, counts: dict[str, int]) -> bool:
+    """Whether a dataset is there with all its samples: an interrupted one is made anew."""
+    if not (path / "dataset.json").is_file():
+        return False
+    dataset = open_dataset(path)
+    return all(s in dataset and len(dataset[s]) == n for s, n in counts.items())
 
 
 def n_train(config: FitConfig) -> int:
@@ -328,23 +336,24 @@ def off_grid(op: Any, fine: Path) -> float:
 
 
 def geometry(bench: Bench, data: str) -> dict[str, Any]:
-    """Darcy flow with varying boundary values, 1,900 functions: DeepONet and POD-DeepONet.
+    """Darcy flow with varying boundary values, 1,900 functions.
 
     The outputs are standardized at each point as in the paper. The solution is an affine function
     of the boundary values, so a branch without hidden layers suffices, on principal components.
     """
-    common = {"batch_size": 100, "lr": 2e-3}
-    trunk = {"latent": 100, "branch_layers": [], "trunk_layers": [128, 128, 128]}
-    return {
-        "pod_deeponet": bench.train(
-            data, "pod_deeponet", 0, options={"modes": 20, "branch_layers": []},
-            task={"input_modes": 12}, epochs=5, repeat=10, **common,
-        ),
-        "deeponet": bench.train(
-            data, "deeponet", 0, options=trunk, epochs=10, repeat=42,
-            task={"queries": 128, "scaling": "pointwise", "input_modes": 12}, **common,
-        ),
-    }  # fmt: skip
+    return bench.train(
+        data, "deeponet", 0, batch_size=100, lr=2e-3, epochs=10, repeat=42,
+        options={"latent": 100, "branch_layers": [], "trunk_layers": [128, 128, 128]},
+        task={"queries": 128, "scaling": "pointwise", "input_modes": 12},
+    )  # fmt: skip
+
+
+def geometry_pod(bench: Bench, data: str) -> dict[str, Any]:
+    """Do the same by POD-DeepONet: the branch has to reach q times the coefficients."""
+    return bench.train(
+        data, "pod_deeponet", 0, options={"modes": 20, "branch_layers": []},
+        task={"input_modes": 12}, batch_size=100, lr=0.1, epochs=10, repeat=10,
+    )  # fmt: skip
 
 
 def geometry_paper(bench: Bench, data: str) -> dict[str, Any]:
@@ -508,6 +517,8 @@ EXPERIMENTS: dict[str, Callable[[Bench], Any]] = {
     **{f"paper_{p}": (lambda b, p=p: paper_size(b, p)) for p in ODES},
     "triangle": lambda b: geometry(b, "triangle"),
     "notch": lambda b: geometry(b, "notch"),
+    "triangle_pod": lambda b: geometry_pod(b, "triangle"),
+    "notch_pod": lambda b: geometry_pod(b, "notch"),
     "diffusion_reaction": diffusion_reaction,
     "triangle_paper_nets": lambda b: geometry_paper(b, "triangle"),
     "notch_paper_nets": lambda b: geometry_paper(b, "notch"),
@@ -569,16 +580,22 @@ def rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
             )
         )
     limits = {"triangle": (0.43, 0.18), "notch": (2.64, 1.00)}
-    kinds = (("", "linear branch, principal components"), ("_paper_nets", "nets of the paper"))
     for name, asked in limits.items():
-        for suffix, what in kinds:
-            if r := has(name + suffix):
-                got = [100 * r[k]["test_rel_l2"] for k in ("deeponet", "pod_deeponet")]
+        own = "linear branch on principal components"
+        both = has(name + "_paper_nets") or {}
+        parts = [
+            ("DeepONet", own, has(name), asked[0]),
+            ("POD-DeepONet", own, has(name + "_pod"), asked[1]),
+            ("DeepONet", "nets of the paper", both.get("deeponet"), asked[0]),
+            ("POD-DeepONet", "fully connected branch", both.get("pod_deeponet"), asked[1]),
+        ]
+        for model, what, r, limit in parts:
+            if r:
                 out.append(
                     (
-                        f"Darcy on {name}, 1,900 functions, relative L2, DeepONet / POD; {what}",
-                        f"{got[0]:.2f} / {got[1]:.3f} %",
-                        f"published {asked[0]:.2f} / {asked[1]:.2f} %",
+                        f"Darcy on {name}, 1,900 functions, relative L2, {model}, {what}",
+                        f"{100 * r['test_rel_l2']:.3f} %",
+                        f"published {limit:.2f} %",
                     )
                 )
     r = has("step_deepxde")

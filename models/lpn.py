@@ -235,7 +235,9 @@ class _Potential(nn.Module):
                     if isinstance(m, _Conv):  # most of it on the same channel and point
                         like *= 0.3
                         n_out, n_in = like.shape[:2]
-                        middle = like[(..., *(k // 2 for k in like.shape[2:]))]
+                        middle = like  # a view
+                        for k in like.shape[2:]:
+                            middle = middle.select(2, k // 2)
                         middle[torch.arange(n_out), torch.arange(n_out) % n_in] += 0.7
                     m.set_matrix(like)
 

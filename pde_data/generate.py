@@ -820,7 +820,7 @@ def _open_directory(config: GenerateConfig) -> bool:
         return False
     if not root.is_dir():
         raise FileExistsError(f"out={root}: is a file; choose a directory")
-    if not any(root.iterdir()):
+    if all(p.is_dir() for p in root.rglob("*")):  # or killed before the first shard
         return False
     owned = _owned_files(root)
     if not any(p.parent.parent == root / "data" for p in owned):

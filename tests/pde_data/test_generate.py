@@ -464,8 +464,9 @@ def test_a_directory_of_something_else_is_refused(tmp_path, option):
         make(file, n=3, **option)
 
 
-def test_an_empty_directory_will_do(tmp_path):
-    (tmp_path / "d").mkdir()
+@pytest.mark.parametrize("inside", [".", "data/train"])
+def test_an_empty_directory_will_do(tmp_path, inside):
+    (tmp_path / "d" / inside).mkdir(parents=True)
     assert make(tmp_path / "d", n=3).solved == 5
 
 
