@@ -594,7 +594,7 @@ def _reproduce(facts: Mapping[str, Any]) -> str:
         '<h2 id="again">Use it, make it again</h2>'
         "<pre>import opkit\n\n"
         f"operator = opkit.load({_e(repr(str(facts['run'])))})\n"
-        "u = operator(a)        # arrays (batch, channel, *space), physical units</pre>"
+        f"{_e(_task(facts).usage)}</pre>"
         f"<pre>opkit fit --config {_e(facts['run'] / 'config.yaml')} -o NEW_RUN</pre>"
         + _table(software.items())
     )

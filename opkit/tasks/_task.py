@@ -103,6 +103,8 @@ class Task(ABC):
     titles: ClassVar[Mapping[str, str]] = {}
     #: Settings of `FitConfig` where the task's own default differs; a `ModelEntry` may have more.
     defaults: ClassVar[Mapping[str, Any]] = {}
+    #: A line of Python that applies an operator, for the report.
+    usage: ClassVar[str] = "y = operator(x)"
     #: Settings of the task.
     Options: ClassVar[type[TaskOptions]] = TaskOptions
 

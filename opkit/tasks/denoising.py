@@ -137,6 +137,7 @@ class DenoisingTask(Task):
     lr_ratio: float
     bounds: tuple[float, float] | None = None
 
+    usage: ClassVar[str] = "x = operator.denoise(y)  # also operator.regularizer(x)"
     name: ClassVar[str] = "denoising"
     losses: ClassVar[tuple[str, ...]] = ("proximal_matching", "l1", "l2")
     default_loss: ClassVar[str] = "proximal_matching"

@@ -128,6 +128,7 @@ class GridTask(Task):
         "max_error": "largest pointwise error",
         "spectrum_error": "spectrum",
     }
+    usage: ClassVar[str] = "u = operator(a)  # arrays (batch, channel, *space), physical units"
     Options: ClassVar[type[TaskOptions]] = GridOptions
 
     # -- from and to descriptions ----------------------------------------------------------

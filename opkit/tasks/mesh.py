@@ -84,6 +84,9 @@ class MeshTask(Task):
     spacing: float
     times: tuple[float, ...] = ()
 
+    usage: ClassVar[str] = (
+        "u = operator(a, mesh)  # values at the nodes of a mesh, or of points with weights="
+    )
     name: ClassVar[str] = "mesh"
     default_loss: ClassVar[str] = "l2"
     losses: ClassVar[tuple[str, ...]] = ("l2",)

@@ -185,6 +185,7 @@ class TrajectoriesTask(Task):
     environment_names: Mapping[str, str]
     settings: TrajectoriesOptions
 
+    usage: ClassVar[str] = "x = operator(x0, times, environment=0)  # (times, state)"
     name: ClassVar[str] = "trajectories"
     losses: ClassVar[tuple[str, ...]] = ("mse", "relative")
     default_loss: ClassVar[str] = "mse"

@@ -50,6 +50,10 @@ def test_notebook_runs(script: Path, tmp_path: Path) -> None:
         command, capture_output=True, text=True, timeout=500, env={**os.environ, **SMALL}
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    text = "".join("".join(o.get("text", "")) for o in outputs(copy.with_suffix(".ipynb")))
-    assert "16 samples, largest residual" in text
-    assert "relative L2 error: mean" in text
+    found = outputs(copy.with_suffix(".ipynb"))
+    assert not [o for o in found if o["output_type"] == "error"]
+    assert [o for o in found if "image/png" in o.get("data", {})]
+    if script.stem == "01_darcy":
+        text = "".join("".join(o.get("text", "")) for o in found)
+        assert "16 samples, largest residual" in text
+        assert "relative L2 error: mean" in text
