@@ -85,7 +85,7 @@ class MeshTask(Task):
     times: tuple[float, ...] = ()
 
     usage: ClassVar[str] = (
-        "u = operator(a, mesh)  # values at the nodes of a mesh, or of points with weights="
+        "u = operator(a, mesh)  # values at nodes, or at points with weights="
     )
     name: ClassVar[str] = "mesh"
     default_loss: ClassVar[str] = "l2"

@@ -153,7 +153,7 @@ class PointsTask(Task):
     equation: Mapping[str, Any]
 
     usage: ClassVar[str] = (
-        "s = operator(u, points)  # u at operator.sensors(), s at points of shape (N, d)"
+        "s = operator(u, points)  # u at operator.sensors(), s at points (N, d)"
     )
     name: ClassVar[str] = "points"
     #: Mean squares are what one point of each function gives too.
