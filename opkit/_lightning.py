@@ -7,8 +7,9 @@ import io
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from .fit import FitConfig
 
 __all__ = ["FitModule", "Recorder", "history_columns", "learning_rate"]
+
+#: Batches for which Lightning is asked once, where one process trains alone: its hooks cost as
+#: much as a step of a small network.
+CHUNK = 64
 
 
 def history_columns(metrics: Iterable[str]) -> tuple[str, ...]:
@@ -89,6 +94,10 @@ class FitModule(pl.LightningModule):
         first_epoch: int = 0,
     ) -> None:
         super().__init__()
+        self.automatic_optimization = not config.alone
+        #: Optimizer steps so far.
+        self.steps = 0
+        self._in_epoch = 0
         self.learner = learner
         self.metrics = ("loss", *metrics)
         self.train_data, self.valid_data = train, valid
@@ -125,7 +134,9 @@ class FitModule(pl.LightningModule):
 
     def train_dataloader(self) -> Any:
         """Shuffled by (seed, epoch)."""
-        return self._loader(self.train_data, shuffle=True)
+        loader = self._loader(self.train_data, shuffle=True)
+        self._in_epoch = len(loader)
+        return loader if self.automatic_optimization else _Chunks(loader)
 
     def val_dataloader(self) -> Any:
         """In the order of the ids."""
@@ -169,23 +180,55 @@ class FitModule(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Tell the learner that a step begins."""
-        if batch_idx % self.config.accumulate == 0:
-            self.learner.before_step(self.trainer.global_step, self.total_steps)
+        if self.automatic_optimization and batch_idx % self.config.accumulate == 0:
+            self.learner.before_step(self.steps, self.total_steps)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Change the weights, then let the learner project them."""
-        step = self.trainer.global_step
         super().optimizer_step(*args, **kwargs)
-        with torch.no_grad():
-            self.learner.after_step(step, self.total_steps)
+        self._follow()
 
-    def training_step(self, batch: tuple[Tensor, ...]) -> Tensor:
-        """Mean loss of a batch."""
+    def _follow(self) -> None:
+        with torch.no_grad():
+            self.learner.after_step(self.steps, self.total_steps)
+        self.steps += 1
+
+    def training_step(self, batch: Any) -> Tensor | None:
+        """Mean loss of a batch; or take the steps of a whole chunk of batches."""
+        if self.automatic_optimization:
+            return self._loss(batch)
+        optimizer, scheduler = self.trainer.optimizers[0], self.lr_schedulers()
+        limit = self.config.max_seconds
+        for part in batch:
+            if self.device.type != "cpu":
+                part = self.trainer.strategy.batch_to_device(part)
+            self._step(part, optimizer, scheduler)
+            if limit is not None and self.elapsed() >= limit:
+                break
+        return None
+
+    def _step(self, batch: tuple[Tensor, ...], optimizer: Any, scheduler: Any) -> None:
+        """Do what Lightning does for a batch."""
+        accumulate, clip = self.config.accumulate, self.config.gradient_clip
+        if self._batches % accumulate == 0:
+            self.learner.before_step(self.steps, self.total_steps)
+            optimizer.zero_grad()
+        loss = self._loss(batch)
+        (loss / accumulate if accumulate > 1 else loss).backward()  # type: ignore[no-untyped-call]
+        if self._batches % accumulate and self._batches < self._in_epoch:
+            return
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), clip)
+        optimizer.step()
+        scheduler.step()
+        self._follow()
+
+    def _loss(self, batch: tuple[Tensor, ...]) -> Tensor:
         loss: Tensor = weighted_mean(self.learner.losses(*batch), batch[-1])
         self._pending.append((self._batches, loss.detach()))
         self._batches += 1
         # asking a GPU for a number makes it wait
-        if self.device.type == "cpu" or len(self._pending) >= 32:
+        if len(self._pending) >= (1 if self.device.type == "cpu" else 32):
             self.flush()
         return loss
 
@@ -199,15 +242,14 @@ class FitModule(pl.LightningModule):
         """
         if not self._pending:
             return
-        losses = torch.stack([v for _, v in self._pending]).double().cpu()
-        bad = torch.nonzero(~torch.isfinite(losses))
-        if len(bad):
-            batch = self._pending[int(bad[0])][0]
-            raise TrainingDiverged(self._diverged(float(losses[int(bad[0])]), batch))
-        self._loss_sum += losses.sum()
+        losses = torch.stack([v for _, v in self._pending]).tolist()
+        for (batch, _), loss in zip(self._pending, losses, strict=True):
+            if not math.isfinite(loss):
+                raise TrainingDiverged(self._diverged(loss, batch))
+            self._loss_sum += loss
         self._pending = []
         if self.watch is not None:
-            self.watch(self._batches, float(losses[-1]))
+            self.watch(self._batches, losses[-1])
 
     def _diverged(self, loss: float, batch: int) -> str:
         step = self.current_epoch * self.steps_per_epoch() + batch // self.config.accumulate + 1
@@ -249,6 +291,21 @@ class FitModule(pl.LightningModule):
         checkpoint["state_dict"] = {k: v for k, v in state.items() if isinstance(v, Tensor)}
 
 
+class _Chunks:
+    """A loader whose items are iterators over some batches each."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader, self.sampler = loader, loader.sampler
+
+    def __len__(self) -> int:
+        return -(-len(self.loader) // CHUNK)
+
+    def __iter__(self) -> Iterator[Iterator[Any]]:
+        batches = iter(self.loader)
+        for _ in range(len(self)):
+            yield islice(batches, CHUNK)
+
+
 def _sum_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
@@ -287,6 +344,7 @@ class Recorder(pl.Callback):
         module = _own(pl_module)
         self._start = time.monotonic() - self.books.seconds
         module.elapsed = lambda: time.monotonic() - self._start
+        module.steps = int(self.books.rows[-1]["step"]) if self.books.rows else 0
         if self.patience is not None and self.books.wait >= self.patience:
             trainer.should_stop = True
         total = module.total_steps
@@ -330,14 +388,14 @@ class Recorder(pl.Callback):
         train_loss = module.epoch_loss()
         if not math.isfinite(sum(means.values())):
             raise TrainingDiverged(
-                f"the error on valid is {means['loss']} after step {trainer.global_step} "
+                f"the error on valid is {means['loss']} after step {module.steps} "
                 f"(epoch {epoch + 1})"
             )
         books.seconds = time.monotonic() - self._start
         optimizer = trainer.optimizers[0]
         lr = optimizer.param_groups[0]["lr"]
         values = (
-            epoch + 1, trainer.global_step, train_loss, *means.values(), lr, books.seconds
+            epoch + 1, module.steps, train_loss, *means.values(), lr, books.seconds
         )  # fmt: skip
         row = dict(zip(history_columns(module.metrics[1:]), values, strict=True))
         books.rows.append(row)

@@ -131,6 +131,12 @@ class FitConfig(BaseModel):
             raise ValueError(f"devices={value}: need 'auto' or an integer >= 1")
         return value
 
+    @property
+    def alone(self) -> bool:
+        """Whether one process trains in full precision, so that nothing needs Lightning's help."""
+        single = self.devices == 1 and self.num_nodes == 1 and self.strategy == "auto"
+        return single and self.precision.endswith("true")
+
 
 def fit(config: FitConfig, *, progress: Progress | None = None) -> Operator:
     """Train a model and leave a run directory.
@@ -390,8 +396,9 @@ def _trainer(config: FitConfig, progress: Progress | None) -> Any:
             strategy=config.strategy,
             precision=config.precision,
             max_epochs=config.epochs,
-            gradient_clip_val=config.gradient_clip,
-            accumulate_grad_batches=config.accumulate,
+            # else `FitModule` sees to them
+            gradient_clip_val=None if config.alone else config.gradient_clip,
+            accumulate_grad_batches=1 if config.alone else config.accumulate,
             callbacks=[Recorder(Path(config.out), patience=config.patience, progress=progress)],
             logger=_loggers(config),
             default_root_dir=config.out,

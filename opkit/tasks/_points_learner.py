@@ -138,11 +138,3 @@ class PointsLearner(Learner):
             error = (p - physical.scale_outputs(s, None)).square().mean(-1)
             loss = (error * w).sum(-1)
         return {"loss": loss, "rel_l2": rel, "mse": mse}
-
-    def optimizer(self, config: FitConfig) -> torch.optim.Optimizer:
-        """AdamW, fused where the machine can: these nets are small, so calls cost most."""
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
-        return torch.optim.AdamW(
-            parameters, lr=config.lr, weight_decay=config.weight_decay, fused=fused
-        )

@@ -84,9 +84,7 @@ class MeshTask(Task):
     spacing: float
     times: tuple[float, ...] = ()
 
-    usage: ClassVar[str] = (
-        "u = operator(a, mesh)  # values at nodes, or at points with weights="
-    )
+    usage: ClassVar[str] = "u = operator(a, mesh)  # values at nodes, or at points with weights="
     name: ClassVar[str] = "mesh"
     default_loss: ClassVar[str] = "l2"
     losses: ClassVar[tuple[str, ...]] = ("l2",)

@@ -152,9 +152,7 @@ class PointsTask(Task):
     options: PointsOptions
     equation: Mapping[str, Any]
 
-    usage: ClassVar[str] = (
-        "s = operator(u, points)  # u at operator.sensors(), s at points (N, d)"
-    )
+    usage: ClassVar[str] = "s = operator(u, points)  # u at operator.sensors(), s at points (N, d)"
     name: ClassVar[str] = "points"
     #: Mean squares are what one point of each function gives too.
     default_loss: ClassVar[str] = "mse"
