@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from opkit.config import parse_resolution, parse_set, resolve
+from opkit.config import parse_resolution, parse_set, resolutions, resolve
 from opkit.errors import UsageError, describe, exit_status
 from opkit.progress import Progress, duration
 from pde_data.hdf5.errors import DatasetError, TooManyFailuresError
@@ -102,11 +102,20 @@ def test_bad_set(items: list[str], message: str) -> None:
 
 def test_resolution() -> None:
     assert parse_resolution("128") == 128
-    assert parse_resolution("128,64") == (128, 64)
+    assert parse_resolution("128,64") == parse_resolution("128x64") == (128, 64)
     assert parse_resolution(None) is None
-    for bad in ("abc", "12.5", "64,", "", "64x64"):
+    for bad in ("abc", "12.5", "64,", "", "64x"):
         with pytest.raises(UsageError, match=r"--resolution '.*': need an integer"):
             parse_resolution(bad)
+
+
+def test_several_resolutions() -> None:
+    assert resolutions("32,64") == (32, 64)
+    assert resolutions("32x64,64x128") == ((32, 64), (64, 128))
+    assert resolutions(None) is None
+    for bad in ("abc", "12.5", "64,", "", "64x"):
+        with pytest.raises(UsageError, match=r"--resolution '.*': need integers such as 32,64"):
+            resolutions(bad)
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,10 @@ def test_evaluate_and_predict_tell_their_results(
         ("evaluate RUN nowhere", "opkit: nowhere: no such file or directory"),
         ("evaluate nowhere DATA", "opkit: nowhere: no such run directory"),
         ("evaluate RUN DATA --split tset", "opkit: DATA has no split 'tset'. It has: train, valid"),
-        ("evaluate RUN DATA --resolution x", "opkit: --resolution 'x': need an integer"),
+        (
+            "evaluate RUN DATA --resolution x",
+            "opkit: --resolution 'x': need integers such as 32,64",
+        ),
         ("evaluate RUN DATA --batch-size 0", "opkit: batch_size=0: input should be greater"),
         ("evaluate RUN", "opkit evaluate: data is missing"),
         ("predict RUN DATA", "opkit predict: out is missing"),
