@@ -202,7 +202,7 @@ def test_evaluate_and_predict_tell_their_results(
         ("evaluate RUN DATA --split tset", "opkit: DATA has no split 'tset'. It has: train, valid"),
         (
             "evaluate RUN DATA --resolution x",
-            "opkit: --resolution 'x': need integers such as 32,64",
+            "opkit: --resolution 'x': need integers such",
         ),
         ("evaluate RUN DATA --batch-size 0", "opkit: batch_size=0: input should be greater"),
         ("evaluate RUN", "opkit evaluate: data is missing"),
