@@ -301,7 +301,9 @@ class _Chunks:
         return -(-len(self.loader) // CHUNK)
 
     def __iter__(self) -> Iterator[Iterator[Any]]:
-        batches = iter(self.loader)
+        loader = self.loader
+        plain = loader.num_workers == 0 and loader.dataset.cached and not loader.pin_memory
+        batches = (loader.dataset[i] for i in loader.sampler) if plain else iter(loader)
         for _ in range(len(self)):
             yield islice(batches, CHUNK)
 

@@ -155,9 +155,8 @@ class SplitData(TorchDataset[tuple[Tensor, Tensor, Tensor]]):
         self.load()
         if self._cache is None:
             return (*self._read(index), weights)
-        rows = torch.as_tensor(index)
-        x, y = self._cache
-        return x.index_select(0, rows), y.index_select(0, rows), weights
+        x, y = rows_of(self._cache, index)
+        return x, y, weights
 
 
 class FieldData(TorchDataset[dict[str, Tensor]]):
@@ -285,6 +284,15 @@ def nested_stride(grid: Any, resolution: int | Sequence[int]) -> tuple[int, ...]
     return tuple(out)
 
 
+def rows_of(tensors: Sequence[Tensor], index: np.ndarray) -> tuple[Tensor, ...]:
+    """Rows of tensors; the tensors themselves if it is all of them in order."""
+    n = len(tensors[0])
+    if len(index) == n and np.array_equal(index, np.arange(n)):
+        return tuple(tensors)
+    rows = torch.as_tensor(index)
+    return tuple(t.index_select(0, rows) for t in tensors)
+
+
 def _fits(size: int) -> bool:
     share = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     return size < MEMORY_FRACTION * available_memory() / share
@@ -354,8 +362,8 @@ class BatchSampler(Sampler[list[int]]):
 
     def order(self, number: int | None = None) -> np.ndarray:
         """Return all samples in the order of a pass, by default the first of this epoch."""
-        if self.seed is None:
-            return np.arange(self.n)
+        if self.seed is None or self.batch_size * self.world >= self.n:
+            return np.arange(self.n)  # one batch holds all, in whatever order
         number = self.epoch * self.repeat if number is None else number
         rng = np.random.default_rng(epoch_seed(self.seed, number))
         if self.blocks is None or len(self.blocks) <= self.window:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from ..data import _fits, file_blocks
+from ..data import _fits, file_blocks, rows_of
 from ._points_reader import Reader
 
 if TYPE_CHECKING:
@@ -131,8 +131,7 @@ class PointsData(TorchDataset[tuple[Tensor, ...]]):
         self.load()
         if self._cache is None:
             return (*self._read(index), weights)
-        rows = torch.as_tensor(index)
-        return (*(t.index_select(0, rows) for t in self._cache), weights)
+        return (*rows_of(self._cache, index), weights)
 
 
 def _draw(sample_id: int, weights: np.ndarray, n: int) -> np.ndarray:
