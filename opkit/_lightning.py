@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl  # noqa: TID253  imported by `opkit.fit` when it trains
@@ -95,9 +96,8 @@ class FitModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = not config.alone
-        #: Optimizer steps so far.
-        self.steps = 0
-        self._in_epoch = 0
+        #: Plain numbers: setting an attribute of a module takes ten times as long.
+        self.count = SimpleNamespace(steps=0, batches=0, in_epoch=0, loss=0.0)
         self.learner = learner
         self.metrics = ("loss", *metrics)
         self.train_data, self.valid_data = train, valid
@@ -106,8 +106,6 @@ class FitModule(pl.LightningModule):
         #: Seconds of training so far, for `FitConfig.max_seconds`.
         self.elapsed: Callable[[], float] = lambda: 0.0
         self._pending: list[tuple[int, Tensor]] = []
-        self._batches = 0
-        self._loss_sum = torch.zeros((), dtype=torch.float64)
         self._valid_sum: Tensor | None = None
         self.valid_means = dict.fromkeys(self.metrics, math.nan)
 
@@ -135,7 +133,7 @@ class FitModule(pl.LightningModule):
     def train_dataloader(self) -> Any:
         """Shuffled by (seed, epoch)."""
         loader = self._loader(self.train_data, shuffle=True)
-        self._in_epoch = len(loader)
+        self.count.in_epoch = len(loader)
         return loader if self.automatic_optimization else _Chunks(loader)
 
     def val_dataloader(self) -> Any:
@@ -173,15 +171,14 @@ class FitModule(pl.LightningModule):
         """Random numbers depend on (seed, epoch, rank) alone, so that resuming changes none."""
         rank = self.trainer.global_rank
         torch.manual_seed(epoch_seed(self.config.seed + 1, self.current_epoch, rank=rank))
-        self._loss_sum = torch.zeros((), dtype=torch.float64)
-        self._batches = 0
-        self._pending = []
+        self.count.loss, self.count.batches = 0.0, 0
+        self._pending.clear()
         self.learner.on_epoch_start(self.current_epoch)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Tell the learner that a step begins."""
         if self.automatic_optimization and batch_idx % self.config.accumulate == 0:
-            self.learner.before_step(self.steps, self.total_steps)
+            self.learner.before_step(self.count.steps, self.total_steps)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Change the weights, then let the learner project them."""
@@ -190,8 +187,8 @@ class FitModule(pl.LightningModule):
 
     def _follow(self) -> None:
         with torch.no_grad():
-            self.learner.after_step(self.steps, self.total_steps)
-        self.steps += 1
+            self.learner.after_step(self.count.steps, self.total_steps)
+        self.count.steps += 1
 
     def training_step(self, batch: Any) -> Tensor | None:
         """Mean loss of a batch; or take the steps of a whole chunk of batches."""
@@ -210,12 +207,12 @@ class FitModule(pl.LightningModule):
     def _step(self, batch: tuple[Tensor, ...], optimizer: Any, scheduler: Any) -> None:
         """Do what Lightning does for a batch."""
         accumulate, clip = self.config.accumulate, self.config.gradient_clip
-        if self._batches % accumulate == 0:
-            self.learner.before_step(self.steps, self.total_steps)
+        if self.count.batches % accumulate == 0:
+            self.learner.before_step(self.count.steps, self.total_steps)
             optimizer.zero_grad()
         loss = self._loss(batch)
         (loss / accumulate if accumulate > 1 else loss).backward()  # type: ignore[no-untyped-call]
-        if self._batches % accumulate and self._batches < self._in_epoch:
+        if self.count.batches % accumulate and self.count.batches < self.count.in_epoch:
             return
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters(), clip)
@@ -225,8 +222,8 @@ class FitModule(pl.LightningModule):
 
     def _loss(self, batch: tuple[Tensor, ...]) -> Tensor:
         loss: Tensor = weighted_mean(self.learner.losses(*batch), batch[-1])
-        self._pending.append((self._batches, loss.detach()))
-        self._batches += 1
+        self._pending.append((self.count.batches, loss.detach()))
+        self.count.batches += 1
         # asking a GPU for a number makes it wait
         if len(self._pending) >= (1 if self.device.type == "cpu" else 32):
             self.flush()
@@ -246,10 +243,10 @@ class FitModule(pl.LightningModule):
         for (batch, _), loss in zip(self._pending, losses, strict=True):
             if not math.isfinite(loss):
                 raise TrainingDiverged(self._diverged(loss, batch))
-            self._loss_sum += loss
-        self._pending = []
+            self.count.loss += loss
+        self._pending.clear()
         if self.watch is not None:
-            self.watch(self._batches, losses[-1])
+            self.watch(self.count.batches, losses[-1])
 
     def _diverged(self, loss: float, batch: int) -> str:
         step = self.current_epoch * self.steps_per_epoch() + batch // self.config.accumulate + 1
@@ -280,7 +277,7 @@ class FitModule(pl.LightningModule):
 
     def epoch_loss(self) -> float:
         """Mean of the training loss over the epoch's batches and the processes."""
-        total = torch.stack([self._loss_sum, torch.tensor(float(self._batches))])
+        total = torch.tensor([self.count.loss, float(self.count.batches)], dtype=torch.float64)
         total = total.to(_sum_dtype(self.device)).to(self.device)
         total = self.trainer.strategy.reduce(total, reduce_op="sum")
         return float(total[0] / total[1])
@@ -346,7 +343,7 @@ class Recorder(pl.Callback):
         module = _own(pl_module)
         self._start = time.monotonic() - self.books.seconds
         module.elapsed = lambda: time.monotonic() - self._start
-        module.steps = int(self.books.rows[-1]["step"]) if self.books.rows else 0
+        module.count.steps = int(self.books.rows[-1]["step"]) if self.books.rows else 0
         if self.patience is not None and self.books.wait >= self.patience:
             trainer.should_stop = True
         total = module.total_steps
@@ -390,14 +387,14 @@ class Recorder(pl.Callback):
         train_loss = module.epoch_loss()
         if not math.isfinite(sum(means.values())):
             raise TrainingDiverged(
-                f"the error on valid is {means['loss']} after step {module.steps} "
+                f"the error on valid is {means['loss']} after step {module.count.steps} "
                 f"(epoch {epoch + 1})"
             )
         books.seconds = time.monotonic() - self._start
         optimizer = trainer.optimizers[0]
         lr = optimizer.param_groups[0]["lr"]
         values = (
-            epoch + 1, module.steps, train_loss, *means.values(), lr, books.seconds
+            epoch + 1, module.count.steps, train_loss, *means.values(), lr, books.seconds
         )  # fmt: skip
         row = dict(zip(history_columns(module.metrics[1:]), values, strict=True))
         books.rows.append(row)

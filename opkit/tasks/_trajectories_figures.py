@@ -97,7 +97,7 @@ def portrait_figure(
         name = str(table["family"][at])
         kind = "" if name == "all" else f"{name}, "
         ax.set_title(
-            f"{_text(table['name'][at])}: {kind}expert {int(table['expert'][at])}", fontsize=9
+            f"{_text(table['name'][at])}\n{kind}expert {int(table['expert'][at])}", fontsize=9
         )
         units = "" if task["units"] in ("1", "") else f" [{task['units']}]"
         time = "" if task["time_units"] in ("1", "") else f" [{task['time_units']}]"
