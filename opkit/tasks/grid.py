@@ -695,6 +695,8 @@ def _moves(schema: DatasetSchema, name: str) -> bool:
 
 def _resolutions(grid: Grid, wanted: Sequence[int | Sequence[int]]) -> tuple[tuple[int, ...], ...]:
     """Shapes of the grids that training batches are cut down to."""
+    if not wanted:
+        return ()  # without torch
     from opkit.data import nested_stride
 
     shapes = []

@@ -7,6 +7,7 @@ import json
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,12 @@ def test_import_opkit_does_not_even_load_numpy() -> None:
 def test_help_loads_neither_numpy_nor_pydantic_nor_rich() -> None:
     loaded = loaded_after("from opkit.cli import main; main(['--help'])")
     assert loaded.isdisjoint({*HEAVY, "numpy", "pydantic", "rich", "yaml"})
+
+
+def test_generate_loads_no_torch(tmp_path: Path) -> None:
+    arguments = ["generate", "darcy", "-n", "2", "--resolution", "9", "-o", str(tmp_path / "d")]
+    loaded = loaded_after(f"from opkit.cli import main; main({arguments!r})")
+    assert "h5py" in loaded and loaded.isdisjoint({"torch", "lightning", "matplotlib"})
 
 
 @pytest.mark.parametrize("kind", ["problems", "models", "solvers", "metrics"])
