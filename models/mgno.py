@@ -309,7 +309,7 @@ def pad_boundary(
 
     Returns
     -------
-    Tensor, shape (batch, channel, *(n + left + right))
+    Tensor, shape (batch, channel, ...): ``n + left + right`` points an axis
 
     Raises
     ------
