@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["report"]
 
-ROLES = ("best", "median", "worst")
-
 
 def report(run: str | Path, *, out: str | Path | None = None) -> Path:
     """Write the report of a run.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from models.lpn import InversionError
 
 from ..errors import UsageError
 from ..evaluate import EvaluateConfig, EvaluationError
+from ._judging import ROLES, median_seconds, representatives
 from ._task import Evaluation, Progress
 from .denoising import fixed_noise
 
@@ -58,12 +57,11 @@ def evaluate_denoiser(
             progress(int(index[-1]) + 1, n, "")
     found = {k: np.concatenate(v) for k, v in columns.items()}
     errors = {k: found.pop(k) for k in ("objective", "rel_l2", "rel_l2_noisy")}
-    order = np.argsort(errors["rel_l2"], kind="stable")
-    picked = order[[0, (n - 1) // 2, n - 1]]
+    picked = representatives(errors["rel_l2"])
     clean, noisy = _pair(op, split, picked)
     arrays = {
         "ids": split.ids[picked],
-        "roles": np.array(["best", "median", "worst"]),
+        "roles": np.array(ROLES),
         "clean": clean,
         "noisy": noisy,
         "denoised": np.asarray(op.denoise(noisy)),
@@ -160,13 +158,7 @@ def _seconds(op: Denoiser, split: Split, config: EvaluateConfig) -> float:
     """Median time of a warm batch, divided by its size."""
     _, noisy = _pair(op, split, np.arange(min(len(split), config.batch_size)))
     noisy = noisy.astype(np.float32)
-    op.denoise(noisy)
-    times = []
-    for _ in range(config.repeats):
-        start = time.perf_counter()
-        op.denoise(noisy)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times) / len(noisy)
+    return median_seconds(lambda: op.denoise(noisy), config.repeats) / len(noisy)
 
 
 def measure_prior(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,8 @@ import numpy as np
 from solvers.grids import Axis, Grid
 
 from ..errors import UsageError
-from ..evaluate import EvaluateConfig, EvaluationError, recreate
+from ..evaluate import EvaluateConfig, recreate
+from ._judging import ROLES, median_seconds, representatives, require_finite, resolution_suffix
 from ._task import Evaluation, Progress
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def evaluate_grid(
         solved[shape] = _solve_anew(op, problem, split, shape, config)
         other = _measure(op, solved[shape], config, None)
         note = "measured at the resolution of the data"
-        name = f"_res{'x'.join(map(str, dict.fromkeys(shape)))}"
+        name = resolution_suffix(shape)
         found[name] = _with_comparison(other, None, note)
     if solved and problem is not None:
         own = problem.check_resolution(op.grid.shape)
@@ -176,13 +176,12 @@ def _measure(
         if progress is not None:
             progress(int(index[-1]) + 1, n, "")
     values = {k: np.concatenate(v) for k, v in errors.items()}
-    order = np.argsort(values["rel_l2"], kind="stable")
-    picked = order[[0, (n - 1) // 2, n - 1]]
+    picked = representatives(values["rel_l2"])
     parts = [samples.read(np.array([i])) for i in picked]
     x, truth = (np.concatenate([p[k] for p in parts]) for k in (0, 1))
     examples = {
         "ids": samples.ids[picked],
-        "roles": np.array(["best", "median", "worst"]),
+        "roles": np.array(ROLES),
         "inputs": x,
         "truth": truth,
         "prediction": _predict(op, x).astype(truth.dtype),
@@ -239,11 +238,7 @@ def _check_values(
     prediction: np.ndarray, truth: np.ndarray, ids: np.ndarray, components: Sequence[int]
 ) -> None:
     bad = ~np.isfinite(prediction).reshape(len(ids), -1).all(axis=1)
-    if bad.any():
-        raise EvaluationError(
-            f"the operator gives values that are not finite for {int(bad.sum())} of {len(ids)} "
-            f"samples (first: {int(ids[np.argmax(bad)])})"
-        )
+    require_finite(ids[bad], len(ids))
     for field in np.split(truth, np.cumsum(components)[:-1], axis=1):
         zero = ~field.reshape(len(ids), -1).any(axis=1)
         if zero.any():
@@ -281,13 +276,7 @@ def time_model(op: Operator, samples: Samples, config: EvaluateConfig) -> float:
     """Seconds a sample: a warm batch from array to array, the median of some repeats."""
     x, _ = samples.read(np.arange(min(len(samples.ids), config.batch_size)))
     x = x.astype(np.float64 if str(op.dtype) == "torch.float64" else np.float32)
-    op(x)
-    seconds = []
-    for _ in range(config.repeats):
-        start = time.perf_counter()
-        op(x)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds) / len(x)
+    return median_seconds(lambda: op(x), config.repeats) / len(x)
 
 
 def _solve_anew(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +11,9 @@ import numpy as np
 from solvers.meshes import Mesh
 
 from ..errors import UsageError
-from ..evaluate import EvaluateConfig, EvaluationError, recreate
+from ..evaluate import EvaluateConfig, recreate
 from ..predict import FORMAT, FORMAT_VERSION, PredictConfig
+from ._judging import ROLES, median_seconds, representatives, require_finite, resolution_suffix
 from ._task import Evaluation, Progress
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def evaluate_mesh(
             constants = {s.name: s.value for s in schema.scalars if s.value is not None}
             values = {**constants, **solution.scalars, **solution.fields}
             solved.append(_stack(op.task, schema, values, mesh))
-        name = f"_res{'x'.join(map(str, dict.fromkeys(shape)))}"
+        name = resolution_suffix(shape)
         found[name] = _measure(op, split.ids[picked], solved.__getitem__, split, config, None, note)
     return found
 
@@ -121,11 +120,7 @@ def _measure(
         points.append(mesh.n_points)
         if progress is not None:
             progress(k + 1, len(ids), "")
-    if bad:
-        raise EvaluationError(
-            f"the operator gives values that are not finite for {len(bad)} of {len(ids)} samples "
-            f"(first: {bad[0]})"
-        )
+    require_finite(bad, len(ids))
     errors = {"rel_l2": np.array(rel), "max_error": np.array(worst)}
     facts = {
         "seconds_per_sample": _seconds(op, sample(0), config),
@@ -159,26 +154,18 @@ def _seconds(
 ) -> float:
     """Seconds a sample, its neighbors known: the median of some repeats."""
     x, _, mesh = one
-    seconds = []
-    op.apply(x[None], mesh.points, mesh.point_weights)
-    for _ in range(config.repeats):
-        start = time.perf_counter()
-        op.apply(x[None], mesh.points, mesh.point_weights)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    return median_seconds(
+        lambda: op.apply(x[None], mesh.points, mesh.point_weights), config.repeats
+    )
 
 
 def _examples(
     op: MeshOperator, ids: np.ndarray, sample: Sample, errors: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Best, median and worst sample, each with its points."""
-    order = np.argsort(errors, kind="stable")
-    picked = {"best": order[0], "median": order[(len(order) - 1) // 2], "worst": order[-1]}
-    out: dict[str, np.ndarray] = {
-        "ids": ids[list(picked.values())],
-        "roles": np.array(list(picked)),
-    }
-    for k, i in enumerate(picked.values()):
+    picked = representatives(errors)
+    out: dict[str, np.ndarray] = {"ids": ids[picked], "roles": np.array(ROLES)}
+    for k, i in enumerate(picked):
         x, truth, mesh = sample(int(i))
         got = op.apply(x[None], mesh.points, mesh.point_weights)[0]
         out |= {

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from ..evaluate import EvaluateConfig, EvaluationError
+from ..evaluate import EvaluateConfig
+from ._judging import ROLES, median_seconds, representatives, require_finite
 from ._points_reader import Reader
 from ._task import Evaluation, Progress
 
@@ -72,11 +71,7 @@ def evaluate_points(
                     _add(columns, op, got, s[None], w, split, index[k : k + 1], bad)
         if progress is not None:
             progress(int(index[-1]) + 1, n, "")
-    if bad:
-        raise EvaluationError(
-            f"the operator gives values that are not finite for {len(bad)} of {n} samples "
-            f"(first: {bad[0]})"
-        )
+    require_finite(bad, n)
     errors = {k: np.array(v) for k, v in columns.items()}
     facts: dict[str, Any] = {
         "seconds_per_sample": _seconds(op, reader, split, config),
@@ -127,27 +122,17 @@ def _seconds(op: PointsOperator, reader: Reader, split: Split, config: EvaluateC
     y = None
     if reader.shared is None or reader.task.shared is None:
         y = _to(op, reader.own(split, 0)[0])
-    seconds = []
     with torch.no_grad():
-        op.at(us, y)
-        for _ in range(config.repeats):
-            start = time.perf_counter()
-            op.at(us, y)
-            seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds) / len(index)
+        return median_seconds(lambda: op.at(us, y), config.repeats) / len(index)
 
 
 def _samples(
     op: PointsOperator, reader: Reader, split: Split, errors: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Best, median and worst sample, each with its points."""
-    order = np.argsort(errors, kind="stable")
-    picked = {"best": order[0], "median": order[(len(order) - 1) // 2], "worst": order[-1]}
-    out: dict[str, np.ndarray] = {
-        "ids": split.ids[list(picked.values())],
-        "roles": np.array(list(picked)),
-    }
-    for k, i in enumerate(picked.values()):
+    picked = representatives(errors)
+    out: dict[str, np.ndarray] = {"ids": split.ids[picked], "roles": np.array(ROLES)}
+    for k, i in enumerate(picked):
         us = reader.functions(split, [int(i)])
         y, _, s = reader.own(split, int(i))
         with torch.no_grad():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import statistics
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +11,7 @@ import torch
 
 from ..errors import UsageError
 from ..evaluate import EvaluateConfig, EvaluationError
+from ._judging import median_seconds
 from ._task import Evaluation, Progress
 
 if TYPE_CHECKING:
@@ -163,13 +162,8 @@ def _rand_index(families: np.ndarray, experts: np.ndarray) -> float | None:
 def _seconds(op: TrajectoryOperator, data: Any, config: EvaluateConfig) -> float:
     """Median time of a warm batch, divided by its size."""
     part = slice(0, config.batch_size)
-    _predict(op, data, part)
-    times = []
-    for _ in range(config.repeats):
-        start = time.perf_counter()
-        _predict(op, data, part)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times) / min(len(data), config.batch_size)
+    seconds = median_seconds(lambda: _predict(op, data, part), config.repeats)
+    return seconds / min(len(data), config.batch_size)
 
 
 def predict_trajectories(

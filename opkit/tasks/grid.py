@@ -227,7 +227,7 @@ class GridTask(Task):
             (_common([k[d][0] for k in kinds]), _common([k[d][1] for k in kinds]))
             for d in range(schema.grid.dim)
         )
-        walls = tuple(_walls(schema, v.name) for v in outputs)
+        walls = tuple(walls_of(schema, v.name) for v in outputs)
         shapes = _resolutions(schema.grid, resolution)
         grid = schema.grid.resized(shapes[0]) if shapes else schema.grid
         used = tuple(initial) if time == "step" else ()
@@ -733,7 +733,7 @@ def _common(kinds: list[str]) -> str:
     return kinds[0] if len(set(kinds)) == 1 else "none"
 
 
-def _walls(schema: DatasetSchema, field: str) -> tuple[tuple[float | None, float | None], ...]:
+def walls_of(schema: DatasetSchema, field: str) -> tuple[tuple[float | None, float | None], ...]:
     out: list[tuple[float | None, float | None]] = []
     for axis in schema.grid.axes:
         pair: list[float | None] = [None, None]

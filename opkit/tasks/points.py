@@ -15,7 +15,7 @@ from ..errors import UsageError
 from ._points_geometry import Coordinate, Function, PointSet
 from ._points_reader import Reader, bounded, describe_function, shared_points
 from ._task import Evaluation, Picture, Progress, Task, TaskOptions
-from .grid import _walls as walls_of
+from .grid import walls_of
 from .normalizer import ChannelMoments, Normalizer
 
 if TYPE_CHECKING:
