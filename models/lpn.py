@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from solvers.names import check_name
 
+from ._sizes import positive
 from .spec import DenoisingSpec
 
 __all__ = [
@@ -690,9 +691,7 @@ def _check(
         raise ValueError(
             f"shape={shape}: arch={arch!r} needs (channels, *space) with 1 to 3 space dimensions"
         )
-    for name, n in (("hidden", hidden), ("layers", layers)):
-        if n < 1:
-            raise ValueError(f"{name}={n}: need an integer >= 1")
+    positive(hidden=hidden, layers=layers)
     if not (math.isfinite(beta) and beta > 0):
         raise ValueError(f"beta={beta}: need a finite number > 0")
     if not (math.isfinite(alpha) and alpha >= 0):

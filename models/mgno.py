@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from solvers.grids import BOUNDARY_KINDS
 from solvers.names import check_name
 
+from ._sizes import positive
 from .spec import ModelSpec
 
 __all__ = ["BoundaryTransposedConv", "MgNO", "MultigridOperator", "build_mgno", "pad_boundary"]
@@ -608,12 +609,6 @@ def _check_smoothing(smoothing: Any, levels: int) -> list[tuple[int, int]]:
     return [(s[0], s[1]) for s in steps]
 
 
-def _positive(**values: int) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r}: need an integer >= 1")
-
-
 def _hat_taps(layout: str) -> Tensor:
     """Linear interpolation between the coarse points of one axis, float64."""
     taps = [0.5, 1.0, 0.5] if layout == "vertex" else [0.25, 0.75, 0.75, 0.25]
@@ -698,7 +693,7 @@ class MultigridOperator(nn.Module):
         uneven: Uneven = "error",
     ) -> None:
         super().__init__()
-        _positive(in_channels=in_channels, out_channels=out_channels, levels=levels)
+        positive(in_channels=in_channels, out_channels=out_channels, levels=levels)
         if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size={kernel_size!r}: need an odd integer >= 1")
         _check_literal("coarse", coarse, Coarse)
@@ -1122,7 +1117,7 @@ class MgNO(nn.Module):
         uneven: Uneven = "error",
     ) -> None:
         super().__init__()
-        _positive(
+        positive(
             in_channels=in_channels,
             out_channels=out_channels,
             hidden_channels=hidden_channels,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from solvers.grids import Grid
 
-__all__ = ["BoundaryConv", "GridModel", "batch_of", "conv_class", "pad", "positive"]
+__all__ = ["BoundaryConv", "GridModel", "batch_of", "conv_class", "pad"]
 
 #: Pairs (lower, upper) of boundary kinds, one an axis.
 Boundary = Sequence[tuple[str, str]]
@@ -184,29 +184,3 @@ def max_pool(x: Tensor) -> Tensor:
     pool: Any = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[x.ndim - 3]
     y: Tensor = pool(x, 2)
     return y
-
-
-def positive(**values: int) -> None:
-    """Raise unless all values are at least 1.
-
-    Raises
-    ------
-    ValueError
-        Names the first that is not.
-    """
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{name}={value}: need an integer >= 1")
-
-
-def odd(**values: int) -> None:
-    """Raise unless all values are odd and at least 1.
-
-    Raises
-    ------
-    ValueError
-        Names the first that is not.
-    """
-    for name, value in values.items():
-        if value < 1 or value % 2 == 0:
-            raise ValueError(f"{name}={value}: need an odd integer >= 1")

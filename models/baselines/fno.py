@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from solvers.grids import Grid
 
+from .._sizes import positive
 from ..spec import ModelSpec
-from ._grid import GridModel, positive
+from ._grid import GridModel
 from .spectral import import_neuralop, spectral_conv
 
 __all__ = ["GridFNO", "build_fno", "build_tfno"]

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from solvers.grids import Grid
 
+from .._sizes import odd, positive
 from ..spec import ModelSpec
-from ._grid import Boundary, BoundaryConv, GridModel, conv_class, odd, positive
+from ._grid import Boundary, BoundaryConv, GridModel, conv_class
 
 __all__ = ["DilatedResNet", "ResNet", "build_dilresnet", "build_resnet"]
 

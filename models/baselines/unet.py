@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from solvers.grids import Grid
 
+from .._sizes import odd, positive
 from ..spec import ModelSpec
-from ._grid import Boundary, BoundaryConv, GridModel, conv_class, max_pool, odd, pad, positive
+from ._grid import Boundary, BoundaryConv, GridModel, conv_class, max_pool, pad
 
 __all__ = ["UNet", "build_unet"]
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from solvers.grids import Grid
 
+from .._sizes import positive
 from ..spec import ModelSpec
-from ._grid import GridModel, positive
+from ._grid import GridModel
 from .fno import EvenPadding, closed_axes, drop_metadata, mode_numbers
 from .spectral import import_neuralop, spectral_conv
 

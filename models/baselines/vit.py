@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from solvers.grids import Grid
 
+from .._sizes import positive
 from ..spec import ModelSpec
-from ._grid import Boundary, GridModel, conv_class, pad, positive
+from ._grid import Boundary, GridModel, conv_class, pad
 
 __all__ = ["ViT", "build_vit"]
 

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._sizes import positive
+
 __all__ = ["GateResult", "GateUpdate", "KMeansResult", "kmeans"]
 
 Metric = Literal["l1", "l2"]
@@ -166,8 +168,7 @@ class GateUpdate:
     repair: bool = False
 
     def __post_init__(self) -> None:
-        if self.n_experts < 1:
-            raise ValueError(f"n_experts={self.n_experts}: need an integer >= 1")
+        positive(n_experts=self.n_experts)
         for name, allowed in (
             ("metric", ("l1", "l2")), ("statistic", ("median", "mean")),
             ("assignment", ("greedy", "hungarian")), ("init", ("paper", "kmeans++")),

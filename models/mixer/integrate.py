@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .._sizes import positive
+
 __all__ = ["Solver", "iterate_map", "odeint_scaled"]
 
 Field = Callable[[Tensor], Tensor]
@@ -43,8 +45,7 @@ class Solver:
     def __post_init__(self) -> None:
         if self.method not in ("rk4", "dopri5"):
             raise ValueError(f"method={self.method!r}: allowed 'rk4', 'dopri5'")
-        if self.substeps < 1:
-            raise ValueError(f"substeps={self.substeps}: need an integer >= 1")
+        positive(substeps=self.substeps)
         if not self.limit > 0:
             raise ValueError(f"limit={self.limit}: need a number > 0")
         if self.gradients == "adjoint" and self.method == "rk4":

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._sizes import positive
 from ..spec import TrajectorySpec
 from .contexts import Contexts
 from .integrate import Solver, iterate_map
@@ -384,8 +385,7 @@ def build_mixer(
     if n_experts is None:
         n_experts = spec.n_families or max(1, min(4, n // 3))
         n_experts = n if gating == "environment" else min(n_experts, n)
-    if n_experts < 1:
-        raise ValueError(f"n_experts={n_experts}: need an integer >= 1")
+    positive(n_experts=n_experts)
     split = gating == "paper" if split_context is None else split_context
     if context_size is None:
         context_size = 4 * n_experts if split else 8

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._sizes import positive
+
 __all__ = ["BANKS", "Bank", "CoDABank", "GEPSBank", "NCFBank", "PLRNNBank", "taylor_field"]
 
 #: A field of bound weights and contexts, (G, P, d) -> (G, P, d).
@@ -46,11 +48,7 @@ class Bank(nn.Module):
 
     def __init__(self, n_experts: int, n_states: int, context_size: int) -> None:
         super().__init__()
-        for name, value in (
-            ("n_experts", n_experts), ("n_states", n_states), ("context_size", context_size)
-        ):  # fmt: skip
-            if value < 1:
-                raise ValueError(f"{name}={value}: need an integer >= 1")
+        positive(n_experts=n_experts, n_states=n_states, context_size=context_size)
         self.n_experts, self.n_states, self.context_size = n_experts, n_states, context_size
 
     def _add(self, name: str, *shape: int, scale: float) -> None:
@@ -127,7 +125,7 @@ class NCFBank(Bank):
         shift_context: bool = True,
     ) -> None:
         super().__init__(n_experts, n_states, context_size)
-        _check_sizes(width=width, depth=depth, intermediate=intermediate, depth_small=depth_small)
+        positive(width=width, depth=depth, intermediate=intermediate, depth_small=depth_small)
         self.layers: dict[str, int] = {}
         self._network("context", _widths(context_size, intermediate, depth_small))
         self._network("state", _widths(n_states, intermediate, depth_small))
@@ -212,7 +210,7 @@ class GEPSBank(Bank):
         shift_context: bool = True,
     ) -> None:
         super().__init__(n_experts, n_states, context_size)
-        _check_sizes(width=width, depth=depth)
+        positive(width=width, depth=depth)
         widths = [n_states, *[width] * depth, n_states]
         self.depth = len(widths) - 1
         c = context_size
@@ -275,7 +273,7 @@ class CoDABank(Bank):
         shift_context: bool = True,
     ) -> None:
         super().__init__(n_experts, n_states, context_size)
-        _check_sizes(width=width, depth=depth)
+        positive(width=width, depth=depth)
         widths = [n_states, *[width] * depth, n_states]
         self.depth = len(widths) - 1
         for i, (a, b) in enumerate(pairwise(widths)):
@@ -339,7 +337,7 @@ class PLRNNBank(Bank):
         shift_context: bool = True,
     ) -> None:
         super().__init__(n_experts, n_states, context_size)
-        _check_sizes(width=width)
+        positive(width=width)
         d, c = n_states, context_size
         shapes = {"diagonal": (1, d), "weight1": (width, d), "shift1": (1, d),
                   "weight2": (d, width), "shift2": (1, width)}  # fmt: skip
@@ -371,12 +369,6 @@ class PLRNNBank(Bank):
 BANKS: dict[str, type[Bank]] = {
     "ncf": NCFBank, "geps": GEPSBank, "coda": CoDABank, "plrnn": PLRNNBank,
 }  # fmt: skip
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"{name}={value}: need an integer >= 1")
 
 
 def _load_forward_mode() -> None:

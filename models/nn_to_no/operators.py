@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from solvers.grids import Grid
 
+from .._sizes import odd, positive
 from ..spec import MeshSpec, ModelSpec
 from .attention import Kind
 from .convert import OperatorModule, to_operator
@@ -181,17 +182,6 @@ class InputOutputInterpolation(nn.Module):
 # -- registry --------------------------------------------------------------------------------------
 
 
-def _positive(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{name}={value}: need an integer >= 1")
-
-
-def _odd(kernel_size: int) -> None:
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size={kernel_size}: need an odd integer >= 1")
-
-
 def build_cnn(
     spec: ModelSpec,
     *,
@@ -202,8 +192,8 @@ def build_cnn(
     coordinates: bool | None = None,
 ) -> nn.Module:
     """Convolutional operator for a dataset; options as `networks.CNN`."""
-    _positive(hidden_channels=hidden_channels, n_layers=n_layers)
-    _odd(kernel_size)
+    positive(hidden_channels=hidden_channels, n_layers=n_layers)
+    odd(kernel_size=kernel_size)
     return OperatorCNN(
         spec.in_channels, spec.out_channels, reference=spec.grid, hidden_channels=hidden_channels,
         n_layers=n_layers, kernel_size=kernel_size, walls=walls, coordinates=coordinates,
@@ -221,8 +211,8 @@ def build_resnet(
     coordinates: bool | None = None,
 ) -> nn.Module:
     """Residual operator for a dataset; options as `networks.ResNet`."""
-    _positive(hidden_channels=hidden_channels, n_blocks=n_blocks)
-    _odd(kernel_size)
+    positive(hidden_channels=hidden_channels, n_blocks=n_blocks)
+    odd(kernel_size=kernel_size)
     return OperatorResNet(
         spec.in_channels, spec.out_channels, reference=spec.grid, hidden_channels=hidden_channels,
         n_blocks=n_blocks, kernel_size=kernel_size, norm=norm, walls=walls,
@@ -244,11 +234,11 @@ def build_unet(
 
     Default for `n_levels`: as many as leave 4 points an axis, 1 to 3.
     """
-    _positive(hidden_channels=hidden_channels)
-    _odd(kernel_size)
+    positive(hidden_channels=hidden_channels)
+    odd(kernel_size=kernel_size)
     if n_levels is None:
         n_levels = max(1, min(3, int(math.log2(min(spec.grid.shape) / 4))))
-    _positive(n_levels=n_levels)
+    positive(n_levels=n_levels)
     model = OperatorUNet(
         spec.in_channels, spec.out_channels, reference=spec.grid, hidden_channels=hidden_channels,
         n_levels=n_levels, kernel_size=kernel_size, norm=norm, walls=walls, coordinates=coordinates,
@@ -265,7 +255,7 @@ def build_vit(
     n_heads: int = 4,
 ) -> nn.Module:
     """Vision transformer as an operator for a dataset; options as `OperatorViT`."""
-    _positive(hidden_channels=hidden_channels, n_layers=n_layers, n_heads=n_heads)
+    positive(hidden_channels=hidden_channels, n_layers=n_layers, n_heads=n_heads)
     model = OperatorViT(
         spec.in_channels, spec.out_channels, reference=spec.grid, patch=patch,
         hidden_channels=hidden_channels, n_layers=n_layers, n_heads=n_heads,
@@ -284,7 +274,7 @@ def build_transformer(
     kind: Kind = "linear",
 ) -> nn.Module:
     """Build a transformer whose tokens are grid points; options as `PointTransformer`."""
-    _positive(
+    positive(
         hidden_channels=hidden_channels, n_layers=n_layers, n_heads=n_heads,
         frequencies=frequencies,
     )  # fmt: skip
@@ -302,7 +292,7 @@ def build_mlp(
     nodes: int | None = None,
 ) -> nn.Module:
     """Dense operator for a dataset; options as `OperatorMLP`."""
-    _positive(hidden_channels=hidden_channels, n_layers=n_layers)
+    positive(hidden_channels=hidden_channels, n_layers=n_layers)
     return OperatorMLP(
         spec.in_channels, spec.out_channels, reference=spec.grid, nodes=nodes,
         hidden_channels=hidden_channels, n_layers=n_layers,
@@ -321,7 +311,7 @@ def build_gnn(
 
     Default for `radius`: 3.5 mesh widths of the training data.
     """
-    _positive(hidden_channels=hidden_channels, n_layers=n_layers, frequencies=frequencies)
+    positive(hidden_channels=hidden_channels, n_layers=n_layers, frequencies=frequencies)
     if radius is None:
         radius = float(f"{3.5 * spec.spacing:.6g}")
     model = OperatorGNN(
@@ -341,7 +331,7 @@ def build_mesh_transformer(
     kind: Kind = "softmax",
 ) -> nn.Module:
     """Build a transformer for a dataset on meshes; options as `PointTransformer`."""
-    _positive(
+    positive(
         hidden_channels=hidden_channels, n_layers=n_layers, n_heads=n_heads,
         frequencies=frequencies,
     )  # fmt: skip
