@@ -73,7 +73,7 @@ class FitConfig(BaseModel):
         "onecycle", description="of the learning rate, which changes with every step"
     )
     loss: str | None = Field(
-        None, description="default the task's; on grids h1 or l2: relative error in physical units"
+        None, description="default the task's; on grids h1, l2 or h1_spectral, in physical units"
     )
     resolution: tuple[int | tuple[int, ...], ...] = Field(
         (), description="points per axis: cut each training batch down to one of these"

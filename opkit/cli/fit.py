@@ -34,7 +34,7 @@ def fit(
         ),
     ] = None,
     loss: Annotated[
-        Text, option("--loss", metavar="NAME", help="On grids h1 or l2 (default the task's).")
+        Text, option("--loss", metavar="NAME", help="On grids h1, l2 or h1_spectral.")
     ] = None,
     resolution: Annotated[
         Text,
