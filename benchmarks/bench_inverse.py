@@ -1,14 +1,18 @@
 """Reconstructions with learned proximal networks against Tikhonov, TV and a plain denoiser.
 
-Two inverse problems at three noise levels, three seeds each (of training, test samples and noise):
-deblurring of scikit-learn's digits, and sources of Poisson's equation from 64 sensors. One prior a
-seed serves all noise levels, the data tempered where they are more precise than its training noise;
-`lpn_matched` (digits) has a prior trained at each noise level instead, and nothing is tempered. The
-plain denoiser (DnCNN) has as many parameters, the same data, noise, steps and weight. Weights of
-Tikhonov (both operators) and TV are tuned on validation samples. Every training and every cell of
-the table leaves a file in the work directory, so that an interrupted benchmark goes on.
+Two linear inverse problems at three noise levels, three seeds each (of training, test samples and
+noise): deblurring of scikit-learn's digits, and sources of Poisson's equation from 64 sensors; and
+one nonlinear, the coefficient of Darcy's equation from 64 sensors, by the solver's adjoint and
+through trained operators (MgNO, DeepONet), judged by the solver. One prior a seed serves all noise
+levels, the data tempered where they are more precise than its training noise; `lpn_matched`
+(digits) has a prior trained at each noise level instead, and nothing is tempered. The plain
+denoiser (DnCNN) has as many parameters, the same data, noise, steps and weight. Weights of Tikhonov
+(both operators) and TV are tuned on validation samples. For a trained operator the noise is that of
+the data and the operator's own error on validation samples together. Every training and every cell
+of the table leaves a file in the work directory, so that an interrupted benchmark goes on.
 
-    python benchmarks/bench_inverse.py [--seeds 3] [--work DIR] [--only digits,source] [--steps F]
+    python benchmarks/bench_inverse.py [--seeds 3] [--work DIR] [--only digits,source,darcy]
+        [--steps F]
 
 Writes benchmarks/results/inverse.json.
 """
@@ -30,7 +34,7 @@ import torch
 import opkit
 from opkit.checkpoint import save_json
 from opkit.inverse import pnp_tempered, tikhonov, tv
-from opkit.inverse.maps import problem_map
+from opkit.inverse.maps import operator_map, problem_map
 from opkit.inverse.reconstruct import errors
 from pde_data.hdf5 import open_dataset
 from pde_data.problem import get_problem
@@ -74,7 +78,30 @@ SOURCE: dict[str, Any] = {
     "range": 1.0,
     "max_iter": 150,
 }
-TASKS = {"digits": DIGITS, "source": SOURCE}
+#: Of log a, whose deviation is 1; the operators learn from solutions of the same equation.
+DARCY: dict[str, Any] = {
+    "problem": "darcy_inverse",
+    "unknown": "a",
+    "params": {},
+    "resolution": 17,
+    "levels": (0.01,),
+    "sigma": 0.15,
+    "n_train": 2000,
+    "epochs": 30,
+    "lpn": {"arch": "conv", "hidden": 24, "layers": 3},
+    "lr": {"lpn": 1e-2},
+    "loss": "l2",
+    "range": 6.0,
+    "max_iter": 300,
+    "forward": {
+        "problem": "darcy",
+        "params": {"coefficient": "log_normal", "alpha": 3.0, "tau": 3.0, "n_modes": 64},
+        "mgno": {"epochs": 20, "batch_size": 16, "options": {"hidden_channels": 12}},
+        "deeponet": {"epochs": 60, "batch_size": 16, "task": {"input_modes": 48}},
+    },
+}
+DARCY_METHODS = ("lpn", "tikhonov", "lpn_mgno", "lpn_deeponet")
+TASKS = {"digits": DIGITS, "source": SOURCE, "darcy": DARCY}
 
 
 # -- data and priors -----------------------------------------------------------------------------
@@ -104,7 +131,8 @@ def prior(work: Path, name: str, model: str, sigma: float, seed: int, steps: flo
         opkit.fit(
             data, model=model, out=out, seed=seed, threads=1, overwrite=True, progress=False,
             epochs=max(1, round(steps * task["epochs"])), batch_size=16, lr=task["lr"][model],
-            options=task[model], task={"sigma": sigma, "sigma_units": "absolute"},
+            options=task[model],
+            task={"sigma": sigma, "sigma_units": "absolute", "log": name == "darcy"},
             loss=task["loss"] if model == "lpn" else "l2",
         )  # fmt: skip
         save_json(out / "done.json", {"cpu_seconds": time.process_time() - start})
@@ -181,6 +209,82 @@ def cell(work: Path, name: str, level: float, seed: int, method: str, steps: flo
     return out | {"errors": errors(x, truth, (0.0, task["range"]))}
 
 
+# -- a coefficient, through the solver or a trained operator -------------------------------------
+
+
+def forward_operator(work: Path, model: str, seed: int, steps: float) -> Any:
+    """Train an operator from coefficient to solution once."""
+    task = DARCY["forward"]
+    data, out = work / f"darcy-forward-{seed}", work / f"darcy-{model}-{seed}"
+    if not (data / "dataset.json").exists():
+        opkit.generate(
+            task["problem"], out=data, n=DARCY["n_train"], n_valid=50, n_test=50,
+            resolution=DARCY["resolution"], seed=2000 + seed, error_fraction=0.0, overwrite=True,
+            params=task["params"], progress=False,
+        )  # fmt: skip
+    if not (out / "done.json").exists():
+        start = time.process_time()
+        settings = {**task[model], "epochs": max(1, round(steps * task[model]["epochs"]))}
+        opkit.fit(
+            data, model=model, out=out, seed=seed, threads=1, overwrite=True, progress=False,
+            **settings,
+        )  # fmt: skip
+        save_json(out / "done.json", {"cpu_seconds": time.process_time() - start})
+    return opkit.load(out)
+
+
+def darcy_cell(work: Path, level: float, seed: int, method: str, steps: float) -> dict:
+    data = open_dataset(dataset(work, "darcy", level, seed, train=0))
+    problem = get_problem("darcy_inverse", **data.config["params"])
+    shape = data.schema.grid.shape
+    solver = problem_map(problem, shape)
+    y, noise, a = read(data["test"], "a")
+    y_valid, noise_valid, a_valid = read(data["valid"], "a")
+    out: dict[str, Any] = {"task": "darcy", "noise": level, "seed": seed, "method": method}
+    model = method.removeprefix("lpn_") if "_" in method else ""
+    if method == "tikhonov":
+        start = time.process_time()
+        tried = {}
+        for operator in ("identity", "gradient"):
+            for c in 10.0 ** np.arange(-2.0, 2.1):  # times the noise's variance
+                x = tikhonov(
+                    solver, y_valid[:10], weight=c * noise_valid[:10] ** 2, operator=operator
+                ).x
+                tried[errors(x, np.log(a_valid[:10]))["rel_l2"]["mean"]] = (operator, c)
+        operator, c = tried[min(tried)]
+        r = tikhonov(solver, y, weight=c * noise**2, operator=operator)
+        out |= {"weight": c, "operator": operator, "converged": int(r.converged.sum())}
+    else:
+        op = prior(work, "darcy", "lpn", DARCY["sigma"], seed, steps)
+        G, std = solver, noise
+        if model:
+            trained = forward_operator(work, model, seed, steps)
+            G = operator_map(trained, data.schema.grid, problem.operator(shape))
+            seen = solver(np.log(a_valid))
+            own = float(np.sqrt(np.mean((G(np.log(a_valid)) - seen) ** 2)))
+            std = np.sqrt(noise**2 + own**2)
+            done = json.loads((work / f"darcy-{model}-{seed}" / "done.json").read_text())
+            out |= {"operator": model, "operator_n_parameters": trained.n_parameters,
+                    "operator_rel_error": own / float(np.sqrt(np.mean(seen**2))),
+                    "operator_error_over_noise": own / float(np.mean(noise)),
+                    "operator_cpu_seconds": done["cpu_seconds"]}  # fmt: skip
+        start = time.process_time()
+        r = pnp_tempered(G, y, op, sigma_noise=std, max_iter=DARCY["max_iter"], tol=1e-4)
+        assert r.certificate is not None
+        out |= {
+            "diverged": int(r.diverged.sum()), "converged": int(r.converged.sum()),
+            "iterations": int(r.iterations.max()), "restarts": len(r.restarts),
+            "certificate": r.certificate.as_dict(), "n_parameters": op.n_parameters,
+        }  # fmt: skip
+        if model:
+            out["misfit_of_operator"] = float(np.mean((G(r.x) - y) ** 2 / noise[:, None] ** 2))
+    out["cpu_seconds"] = time.process_time() - start
+    # what the solver says of the reconstruction; 1 where the residual is as large as the noise
+    chi = np.mean((solver(r.x) - y) ** 2, axis=1) / noise**2
+    out["misfit_of_solver"] = {"mean": float(chi.mean()), "median": float(np.median(chi))}
+    return out | {"errors": errors(r.x, np.log(a), (-DARCY["range"] / 2, DARCY["range"] / 2))}
+
+
 # -- the table -----------------------------------------------------------------------------------
 
 
@@ -206,6 +310,8 @@ def summary(cells: list[dict]) -> list[dict]:
             row["monotone"] = sum(c["monotone"] for c in certificates)
         if "converged" in mine[0]:
             row["converged"] = sum(c["converged"] for c in mine)
+        if "misfit_of_solver" in mine[0]:
+            row["misfit_of_solver"] = statistics.fmean(c["misfit_of_solver"]["mean"] for c in mine)
         rows.append(row)
     return rows
 
@@ -233,8 +339,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path("build/bench_inverse"))
-    parser.add_argument("--only", default="digits,source")
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--only", default="digits,source,darcy")
+    parser.add_argument("--methods", default="", help="default all of each problem")
     parser.add_argument("--steps", type=float, default=1.0, help="factor on the training epochs")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
@@ -243,19 +349,27 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     for seed in range(args.seeds):
         for name in args.only.split(","):
-            for method in args.methods.split(","):
-                if method == "lpn_matched" and name != "digits":
+            methods = DARCY_METHODS if name == "darcy" else METHODS
+            for method in args.methods.split(",") if args.methods else methods:
+                if method not in methods or (method == "lpn_matched" and name != "digits"):
                     continue  # the data are far too precise to train a prior at their noise
                 for level in TASKS[name]["levels"]:
                     path = args.work / f"cell-{name}-{level:g}-{seed}-{method}.json"
                     if not path.exists():
-                        save_json(path, cell(args.work, name, level, seed, method, args.steps))
+                        if name == "darcy":
+                            found = darcy_cell(args.work, level, seed, method, args.steps)
+                        else:
+                            found = cell(args.work, name, level, seed, method, args.steps)
+                        save_json(path, found)
                     c = json.loads(path.read_text())
                     e = c["errors"]
-                    print(
-                        f"{name:7} noise {level:<5g} seed {seed} {method:9} rel L2 "
-                        f"{e['rel_l2']['mean']:.4f} PSNR {e['psnr']['mean']:.2f}", flush=True,
-                    )  # fmt: skip
+                    line = (
+                        f"{name:7} noise {level:<5g} seed {seed} {method:12} rel L2 "
+                        f"{e['rel_l2']['mean']:.4f} PSNR {e['psnr']['mean']:.2f}"
+                    )
+                    if name == "darcy":
+                        line += f" misfit {c['misfit_of_solver']['mean']:.2f}"
+                    print(line, flush=True)
     cells = [json.loads(p.read_text()) for p in sorted(args.work.glob("cell-*.json"))]
     rows = summary(cells)
     save_json(

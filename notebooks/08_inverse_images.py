@@ -95,7 +95,7 @@ for name, x in {"data": y, **others, "learned prior": found.x}.items():
 
 # %%
 rows = {"data": y[:3], "TV": others["TV"][:3], "learned prior": found.x[:3], "truth": image[:3]}
-plot_reconstructions(rows, error_of=("learned prior", "truth"))
+plot_reconstructions(rows, error_of=("learned prior", "truth"), image=True)
 
 # %%
 plot_convergence(found).figure

@@ -39,8 +39,8 @@ __all__ = [
 MEMORY_FRACTION = 0.25
 #: Files whose samples are shuffled together when the data is not held in memory.
 WINDOW = 8
-#: Batches read ahead, and threads that do so.
-READ_AHEAD, READERS = 4, 2
+#: Batches read ahead, their bytes (but one batch at least), and threads that do so.
+READ_AHEAD, MAX_AHEAD, READERS = 4, 64 * 2**20, 2
 
 
 def available_memory() -> int:
@@ -399,15 +399,17 @@ class _ReadAhead(DataLoader[Any]):
         with ThreadPoolExecutor(min(READERS, available_cores()), "opkit-read-ahead") as pool:
             ahead: deque[Future[Any]] = deque()
             try:
-                while True:
-                    for i in itertools.islice(indices, READ_AHEAD - len(ahead)):
+                ahead.extend(pool.submit(self._read, i) for i in itertools.islice(indices, 1))
+                while ahead:
+                    batch = ahead.popleft().result()
+                    most = max(1, min(READ_AHEAD, MAX_AHEAD // max(1, _bytes_of(batch))))
+                    for i in itertools.islice(indices, max(0, most - len(ahead))):
                         ahead.append(pool.submit(self._read, i))
-                    if not ahead:
-                        return
-                    yield ahead.popleft().result()
+                    yield batch
+                    del batch  # not kept while the next is waited for
             finally:
-                for batch in ahead:
-                    batch.cancel()
+                for waiting in ahead:
+                    waiting.cancel()
 
     def _read(self, indices: Sequence[int]) -> Any:
         batch = self.dataset[indices]  # type: ignore[index]
@@ -416,6 +418,15 @@ class _ReadAhead(DataLoader[Any]):
         if isinstance(batch, Mapping):
             return {name: t.pin_memory() for name, t in batch.items()}
         return tuple(t.pin_memory() for t in batch)
+
+
+def _bytes_of(batch: Any) -> int:
+    """Bytes of the tensors in a batch."""
+    if isinstance(batch, Mapping):
+        batch = batch.values()
+    elif not isinstance(batch, tuple | list):
+        return int(getattr(batch, "nbytes", 0))
+    return sum(map(_bytes_of, batch))
 
 
 def make_loader(

@@ -175,7 +175,7 @@ def fit(config: FitConfig, *, progress: Progress | None = None) -> Operator:
     from models import build_model, get_model
     from pde_data.hdf5 import open_dataset
 
-    from ._threads import cpu_threads
+    from ._threads import cpu_threads, keep_memory
     from .operator import load
     from .tasks import get_task
 
@@ -204,6 +204,7 @@ def fit(config: FitConfig, *, progress: Progress | None = None) -> Operator:
         checkpoint = out / "checkpoints" / "last.ckpt"
         resume_from = checkpoint if config.resume and checkpoint.is_file() else None
         first_epoch = 0 if resume_from is None else finished_epochs(resume_from)
+        keep_memory()
         with _quiet(), _signals(), _no_search_for_gpus():
             trainer = _trainer(config, progress)
             if not follower:

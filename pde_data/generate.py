@@ -51,7 +51,7 @@ from .hdf5 import (
     shard_path,
 )
 from .hdf5.errors import DatasetError
-from .hdf5.manifest import ShardFacts, current_index, find_shards, shard_facts
+from .hdf5.manifest import ShardFacts, current_index, sound_shards
 from .hdf5.reader import read_manifest
 from .hdf5.schema import SPLIT_CODES, SPLIT_STRIDE
 from .problem import Problem, get_problem, validation_line
@@ -834,19 +834,6 @@ def _open_directory(config: GenerateConfig) -> bool:
     return not config.overwrite
 
 
-def _finished_shards(root: Path) -> list[ShardFacts]:
-    """Facts of all sound shards."""
-    facts = []
-    try:
-        found = find_shards(root)
-    except (NotAnOpkitFileError, FileNotFoundError):
-        return []
-    for path in (p for paths in found.values() for p in paths):
-        with suppress(DatasetError, OSError):
-            facts.append(shard_facts(path))
-    return facts
-
-
 def _continued(
     new: DatasetConfig, facts: Sequence[ShardFacts], config: GenerateConfig
 ) -> DatasetConfig:
@@ -945,6 +932,8 @@ class _Plan:
     asked: int
     total: int
     old_failures: dict[int, str]
+    #: What is known about the shards there are.
+    sound: dict[Path, ShardFacts]
 
 
 def _plan(config: GenerateConfig) -> _Plan:
@@ -966,7 +955,7 @@ def _plan(config: GenerateConfig) -> _Plan:
         or default_samples_per_shard(max(sizes.values()), schema.sample_bytes()),
         compression=config.compression,
     )
-    facts = _finished_shards(root) if _open_directory(config) else []
+    facts = sound_shards(root) if _open_directory(config) else []
     dataset = _continued(dataset, facts, config)
     schema = replace(schema, discretization=problem.discretization(dataset.solver, resolution))
     shards = [(s, k) for s in dataset.n for k in range(dataset.n_shards(s))]
@@ -997,7 +986,7 @@ def _plan(config: GenerateConfig) -> _Plan:
         problem, schema, dataset, shards, todo,
         asked=sum(len(dataset.sample_ids(s, k)) for s, k in shards),
         total=sum(len(dataset.sample_ids(s, k)) for s, k in todo),
-        old_failures=old_failures,
+        old_failures=old_failures, sound=sound,
     )  # fmt: skip
 
 
@@ -1038,16 +1027,16 @@ def _carry_out(
     for split, k in todo:
         clean_temporaries(root, split, k, problem=name)
     with _Signals() as signals:
-        facts = None
+        facts = dict(plan.sound)
         try:
             if todo:
-                facts = run(job, todo, tally, signals, config)
+                facts.update(run(job, todo, tally, signals, config) or {})
         except BaseException:
             for split, k in todo:
                 clean_temporaries(root, split, k, problem=name)
             with suppress(DatasetError, OSError):  # the first error is the one to report
                 if any(shard_path(root, s, k, problem=name).exists() for s, k in plan.shards):
-                    _index(root, dataset.n)
+                    _index(root, dataset.n, facts)
             _remove_empty(root)
             raise
         manifest = _index(root, dataset.n, facts)
@@ -1153,7 +1142,7 @@ def stored_settings(root: str | Path) -> dict[str, Any]:
     NotAnOpkitFileError
         There is no sound shard in `root`.
     """
-    facts = _finished_shards(Path(root))
+    facts = sound_shards(Path(root))
     if not facts:
         raise NotAnOpkitFileError(f"out={root}: no dataset to repair there")
     c = DatasetConfig.from_dict(facts[0].config)

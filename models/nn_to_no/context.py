@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from solvers.grids import Axis, Grid
 from solvers.meshes import Mesh
 
 from .geometry import Geometry, Rule, is_closed, quadrature_weights, same_domain, scale_of
+
+if TYPE_CHECKING:
+    from .message_passing import GraphCall
 
 __all__ = ["Context", "OperatorLayer", "spatial_weights"]
 
@@ -38,6 +41,8 @@ class Context:
         grid, as the patches of a vision transformer.
     cloud : Cloud or None
         Points and weights, where the present geometry is no grid.
+    graph : GraphCall or None
+        Of a network of torch-geometric.
     density : Tensor or None
         Quadrature weights of the present points over the mean weight of the reference, (N,) or
         (B, N); None where they are all 1.
@@ -66,6 +71,7 @@ class Context:
         self.scale: tuple[float, ...] = (1.0,) * dim
         self.fixed = False
         self.cloud: Cloud | None = None
+        self.graph: GraphCall | None = None
         self.density: Tensor | None = None
         self.n_points = 0
         self.target: Geometry | None = self.reference
@@ -194,7 +200,12 @@ class OperatorLayer:
 
 
 def spatial_weights(context: Context, shape: Sequence[int]) -> Tensor | None:
-    """Relative weights in the shape of a layer's input; None where all are equal."""
+    """Relative weights in the shape of a layer's input; None where all are equal.
+
+    The nodes of a graph (N, C) have no spatial axes: their weights are of the batch axis.
+    """
+    if not len(shape):
+        return None if context.graph is None else context.graph.weights
     if isinstance(context.target, Mesh) or context.cloud is not None:
         if context.density is None or context.density.shape[-1] != shape[-1]:
             return None

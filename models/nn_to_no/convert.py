@@ -23,9 +23,16 @@ from . import integral, kernels, norms, pooling
 from .attention import WeightedMultiheadAttention, attention_bias
 from .context import Cloud, Context, OperatorLayer, adopt
 from .errors import ConversionWarning, UnsupportedLayerError
-from .geometry import Geometry, Layout, Rule, cloud_weights, grid, resample
+from .geometry import Geometry, Layout, Rule, cloud_weights, grid, is_closed, resample
 from .integral import expand, expand_table, restrict, table_layout
 from .local import Antialiased
+from .message_passing import (
+    EdgeFeatures,
+    GraphForm,
+    check_splitting,
+    convert_message_passing,
+    is_message_passing,
+)
 
 __all__ = ["LayerReport", "OperatorModule", "Scope", "register_conversion", "to_operator"]
 
@@ -373,14 +380,14 @@ class GridFlatten(OperatorLayer, nn.Flatten):
         dim = ctx.reference.dim if ctx.reference is not None else 0
         whole = self.start_dim == 1 and self.end_dim in (-1, x.ndim - 1)
         if x.ndim == dim + 2 and whole and not ctx.fixed:
-            scale = self.scale(x.shape[2:])
+            self.scale(x.shape[2:])  # notes the shape at the reference
             if not ctx.at_reference:
                 self.require_grid()
                 assert isinstance(ctx.reference, Grid)
                 coarse = next(iter(self.shapes))
-                here = ctx.reference.resized(tuple(x.shape[2:]))
-                del scale
-                x = restrict(x, here, ctx.reference.resized(coarse))
+                if math.prod(coarse) > 1:  # else one value for the whole domain
+                    here = ctx.reference.resized(tuple(x.shape[2:]))
+                    x = restrict(x, here, ctx.reference.resized(coarse))
             ctx.fixed = True
         return super().forward(x)
 
@@ -410,10 +417,16 @@ class ChannelDropout(OperatorLayer, nn.Dropout):
     """Drops channels of a sample, not points: noise of single points has no limit."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply to (B, C, *n), (B, N, C) or (B, C)."""
-        if not self.training or self.p == 0.0 or x.ndim < 3:
-            return super().forward(x)
+        """Apply to (B, C, *n), (B, N, C), the nodes of graphs (N, C), or (B, C)."""
         ctx = self.context
+        nodes = ctx.graph is not None and x.ndim == 2 and len(x) == len(ctx.graph.weights)
+        if not self.training or self.p == 0.0 or (x.ndim < 3 and not nodes):
+            return super().forward(x)
+        if nodes:
+            assert ctx.graph is not None
+            b, p = ctx.graph.shape
+            kept = F.dropout(x.new_ones(b, 1, x.shape[1]), self.p, True)
+            return x * kept.expand(b, p, -1).reshape(x.shape)
         tokens = x.ndim == 3 and (ctx.reference is None or ctx.reference.dim > 1 or (
             x.shape[2] != ctx.n_points and x.shape[1] == ctx.n_points
         ))  # fmt: skip
@@ -552,6 +565,8 @@ class _Walk:
             scope.note(layer, "an operator already")
             return layer
         kind, changed = _base_type(layer)
+        if kind is None and is_message_passing(layer):
+            layer = convert_message_passing(layer, scope)
         if kind is not None:
             if changed:
                 raise scope.refuse(
@@ -636,7 +651,9 @@ class _Guard(TorchFunctionMode):
         if ctx.fixed or x is None or ctx.reference is None:
             return
         dim, n = ctx.reference.dim, ctx.n_points
-        if reason := _call_reason(name):
+        if name == "dropout" and kwargs.get("p", args[1] if len(args) > 1 else 0.5) > 0:
+            self._report(path, layer, "calls dropout: drops single points; use nn.Dropout")
+        elif reason := _call_reason(name):
             self._report(path, layer, f"calls {name}: {reason}")
         elif name == "scaled_dot_product_attention":
             self.owner._weigh_attention = True
@@ -736,9 +753,11 @@ class OperatorModule(nn.Module):
             hold[name] = getattr(network, name)
         self._tables: dict[str, str] = {}
         self._form = "field"
+        self._in_channels: int | None = None
         self._out_shape: tuple[int, ...] = ()
         self._weigh_attention = False
         self._equal_weights_only = ""
+        self._graph: GraphForm | None = None
         self.training = network.training
 
     @property
@@ -789,6 +808,7 @@ class OperatorModule(nn.Module):
             the measure.
         """
         ctx = self.context
+        self._check_axes(f)
         try:
             if points is not None:
                 self._enter_cloud(points, weights)
@@ -804,10 +824,38 @@ class OperatorModule(nn.Module):
                     )
             if ctx.density is not None:
                 ctx.density = ctx.density.to(f.device)
-            y = self._run(f)
+            try:
+                y = self._run(f)
+            except (RuntimeError, IndexError, TypeError) as e:
+                if f.shape[self._channel_axis] != self._in_channels:
+                    raise ValueError(self._expected(f)) from e
+                raise
             return self._deliver(y, query)
         finally:
             ctx.reset()
+
+    @property
+    def _channel_axis(self) -> int:
+        return {"field": 1, "tokens": 2, "flat": 0}[self._form]
+
+    def _check_axes(self, f: Tensor) -> None:
+        """Raise if `f` has another number of axes than the network takes."""
+        space = self.reference.dim if isinstance(self.reference, Grid) else 1
+        on_points = isinstance(self.reference, Grid) and self._form == "field" and f.ndim == 3
+        axes = {"field": 2 + space, "tokens": 3, "flat": 1 + space}[self._form]
+        if f.ndim != axes and not on_points:
+            raise ValueError(self._expected(f))
+
+    def _expected(self, f: Tensor) -> str:
+        space = ["points"]
+        if isinstance(self.reference, Grid):
+            space = [f"n{d + 1}" for d in range(self.reference.dim)]
+        c = [] if self._in_channels is None else [str(self._in_channels)]
+        axes = {"field": [*c, *space], "tokens": ["points", *c], "flat": space}[self._form]
+        return (
+            f"f has shape {tuple(f.shape)}, expected (batch, {', '.join(axes)}): this operator "
+            + (f"takes in_channels={c[0]}" if c else "takes values without channels")
+        )
 
     def _geometry(self, f: Tensor, given: Geometry | None) -> Geometry:
         reference = self.reference
@@ -868,6 +916,8 @@ class OperatorModule(nn.Module):
 
     def _run(self, f: Tensor) -> Any:
         ctx = self.context
+        if self._graph is not None:
+            return self._graph.run(self.network, f, ctx)
         if self._form == "flat" and not ctx.at_reference:
             assert isinstance(ctx.reference, Grid) and ctx.target is not None
             f = restrict(f, ctx.target, ctx.reference)
@@ -935,6 +985,8 @@ def to_operator(
     interpolation: Literal["linear", "cubic"] = "cubic",
     rule: Rule = "auto",
     example: Tensor | Sequence[int] | None = None,
+    radius: float | None = None,
+    edge_features: EdgeFeatures | None = None,
 ) -> OperatorModule:
     """Turn a neural network into a neural operator with the same weights.
 
@@ -968,6 +1020,12 @@ def to_operator(
         vertex grids too, at first order.
     example : Tensor or shape, optional
         An input at the reference, if it cannot be guessed; a shape without the batch axis.
+    radius : float, optional
+        Of networks of torch-geometric: neighbors are the points within it. The operator takes
+        values ``(B, P, C)`` and makes the graph of any points itself.
+    edge_features : mapping, optional
+        Of such networks: name of an argument of the network's ``forward`` (as ``"edge_attr"``) and
+        a function that makes it of the offsets (E, D) from target to source.
 
     Returns
     -------
@@ -1000,6 +1058,14 @@ def to_operator(
         raise ValueError(f"antialias={antialias}: need an integer >= 1")
     if interpolation not in ("linear", "cubic"):
         raise ValueError(f"interpolation={interpolation!r}: allowed are linear, cubic")
+    graph = any(is_message_passing(m) for m in module.modules())
+    if not graph and (radius is not None or edge_features is not None):
+        raise ValueError("radius and edge_features go with networks of torch-geometric")
+    if graph and radius is None:
+        raise ValueError(
+            "radius=None: a network of torch-geometric needs the radius of the graph it was "
+            "trained on; neighbors in a mesh and nearest neighbors make no ball"
+        )
     network = copy.deepcopy(module)
     context = Context(reference, rule, kernel=interpolation, managed=True)
     attention = any(
@@ -1009,9 +1075,66 @@ def to_operator(
     walk = _Walk(context, reference, registry or {}, strict, int(antialias), attention)
     network = walk.visit(network, "", None)
     operator = OperatorModule(network, context, walk.rows, strict)
+    if graph:
+        operator._graph = GraphForm(network, float(radius or 0), edge_features or {})
     _find_tables(operator, registry or {}, strict)
-    _dry_run(operator, example, strict)
+    shape = _dry_run(operator, example, strict)
+    if operator._form != "flat":
+        operator._in_channels = shape[0 if operator._form == "field" else -1]
+    if operator._graph is not None and strict:
+        check_splitting(operator, operator._graph, shape[-1])
+    if isinstance(reference, Grid) and not graph and not getattr(module, "ready_made", False):
+        _try_finer(operator, reference, shape, strict)
     return operator
+
+
+def _try_finer(op: OperatorModule, reference: Grid, shape: tuple[int, ...], strict: bool) -> None:
+    """Run the operator once where the first axis has twice the points: a network may say no."""
+    first = reference.axes[0]
+    fine = Grid((first.resized(2 * first.n - is_closed(first)), *reference.axes[1:]))
+    size = {
+        "field": (shape[0], *fine.shape),
+        "tokens": (math.prod(fine.shape), shape[-1]),
+        "flat": fine.shape,
+    }[op._form]
+    like = next((p for p in op.parameters() if p.is_floating_point()), torch.zeros(()))
+    modes = [(m, m.training) for m in (op.network, *op.network.modules())]
+    op.eval()
+    try:
+        with torch.no_grad():
+            op(torch.zeros(1, *size, dtype=like.dtype, device=like.device), fine)
+    except (torch.OutOfMemoryError, UnsupportedLayerError):
+        raise
+    except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as e:
+        layer = _raised_in(e, op)
+        paths = {id(m): p for p, m in op.named_modules() if m is not op}
+        points = " x ".join(map(str, fine.shape))
+        line = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        error = UnsupportedLayerError(
+            paths.get(id(layer), ""), type(layer).__name__,
+            f"does not take {points} points, the reference has "
+            f"{' x '.join(map(str, reference.shape))} ({line})",
+        )  # fmt: skip
+        if strict:
+            raise error from e
+        warnings.warn(f"kept as it is: {error}", ConversionWarning, stacklevel=3)
+    finally:
+        for m, mode in modes:
+            m.training = mode
+        op.training = op.network.training
+
+
+def _raised_in(error: BaseException, op: OperatorModule) -> nn.Module:
+    """Find the innermost module of the operator that an exception has come through."""
+    known = {id(m) for m in op.modules()}
+    found: nn.Module = op.network
+    trace = error.__traceback__
+    while trace is not None:
+        m = trace.tb_frame.f_locals.get("self")
+        if isinstance(m, nn.Module) and m is not op and id(m) in known:
+            found = m
+        trace = trace.tb_next
+    return found
 
 
 def _find_tables(op: OperatorModule, registry: Mapping[Any, Any], strict: bool) -> None:
@@ -1065,6 +1188,9 @@ def _candidates(op: OperatorModule) -> list[tuple[str, tuple[int, ...]]]:
         out.extend(("tokens", (n, c)) for c in channels if c > 0)
 
     for layer in op.network.modules():
+        if is_message_passing(layer) and isinstance(getattr(layer, "in_channels", None), int):
+            tokens(layer.in_channels, layer.in_channels - dim)  # type: ignore[arg-type,operator]
+            break
         if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
             field(layer.in_channels, layer.in_channels - dim, layer.in_channels - 2 * dim)
             break
@@ -1090,8 +1216,11 @@ def _candidates(op: OperatorModule) -> list[tuple[str, tuple[int, ...]]]:
     return out
 
 
-def _dry_run(op: OperatorModule, example: Any, strict: bool) -> None:
-    """Run the operator once at the reference: note shapes, and functions that are called."""
+def _dry_run(op: OperatorModule, example: Any, strict: bool) -> tuple[int, ...]:
+    """Run the operator once at the reference: note shapes, and functions that are called.
+
+    Returns the shape of the input, without the batch.
+    """
     reference, ctx = op.reference, op.context
     first = next((p for p in op.parameters() if p.is_floating_point()), torch.zeros(()))
     if example is None:
@@ -1142,7 +1271,6 @@ def _dry_run(op: OperatorModule, example: Any, strict: bool) -> None:
             finally:
                 for h in handles:
                     h.remove()
-                fixed = ctx.fixed
                 ctx.reset()
             op._out_shape = tuple(y.shape[1:]) if isinstance(y, Tensor) else ()
             for (path, reason), kind in guard.found.items():
@@ -1151,8 +1279,7 @@ def _dry_run(op: OperatorModule, example: Any, strict: bool) -> None:
                     ConversionWarning, stacklevel=3,
                 )  # fmt: skip
                 op._rows.append(LayerReport(path, kind, "none", True, reason))
-            del fixed
-            return
+            return shape
     finally:
         ctx.dry = False
         op.train(was_training)

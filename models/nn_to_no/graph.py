@@ -97,6 +97,22 @@ def segment_sum(values: Tensor, target: Tensor, n: int) -> Tensor:
     return out.index_add(-2, target, values)
 
 
+class SeparableKernel(nn.Module):
+    """A function of the offset alone, times a linear map of the source's value.
+
+    Parameters
+    ----------
+    dim : int
+        Coordinates.
+    channels, width : int
+    """
+
+    def __init__(self, dim: int, channels: int, width: int) -> None:
+        super().__init__()
+        self.offset = nn.Sequential(nn.Linear(dim, width), nn.GELU(), nn.Linear(width, channels))
+        self.value = nn.Linear(channels, channels, bias=False)
+
+
 class GraphIntegral(nn.Module):
     r"""Integral over a ball with a learned kernel.
 
@@ -108,7 +124,8 @@ class GraphIntegral(nn.Module):
     ----------
     kernel : callable
         Module: ``kernel(edge_features) -> (..., E, out)``; edge features are the offset
-        ``x_i - y_j`` over the radius, ``f(x_i)`` and ``f(y_j)``, in this order.
+        ``x_i - y_j`` over the radius, ``f(x_i)`` and ``f(y_j)``, in this order. A
+        `SeparableKernel` is evaluated once at each point and once on each edge.
     radius : float
         In the units of the coordinates.
     reduction : {"mean", "sum"}
@@ -185,10 +202,14 @@ class GraphIntegral(nn.Module):
         if self.taper:
             w = w * (1 - z.square().sum(-1)).clamp_min(0).square()
         w = w.to(f)[:, None]
-        z = z.to(f).expand(f.shape[0], -1, -1)
+        z = z.to(f)
         # gathered by index_select, whose backward pass is one index_add
-        features = torch.cat([z, f.index_select(1, i), values.index_select(1, j)], -1)
-        messages = self.kernel(features) * w
+        if isinstance(self.kernel, SeparableKernel):
+            messages = self.kernel.value(f).index_select(1, i) * (self.kernel.offset(z) * w)
+        else:
+            z = z.expand(f.shape[0], -1, -1)
+            features = torch.cat([z, f.index_select(1, i), values.index_select(1, j)], -1)
+            messages = self.kernel(features) * w
         total = segment_sum(messages, j, edges.n_targets)
         if self.reduction == "sum":
             return total

@@ -187,6 +187,9 @@ def awake(module: nn.Module) -> nn.Module:
 class _Field(nn.Module):
     """A network on fields with coordinates appended to its input."""
 
+    #: `to_operator` need not try whether it takes other grids.
+    ready_made = True
+
     def __init__(self, grid: Grid, coordinates: bool | None) -> None:
         super().__init__()
         wanted = range(grid.dim)

@@ -21,8 +21,10 @@ class _Weighted(OperatorLayer):
 
     def _weights(self, x: Tensor, weights: Tensor | None) -> Tensor | None:
         w = weights if weights is not None else spatial_weights(self.context, x.shape[2:])
-        if w is None:
+        if w is None or (x.ndim == 2 and len(w) != len(x)):
             return None
+        if x.ndim == 2:  # the nodes of a graph
+            return w[:, None]
         if w.ndim == x.ndim - 2:
             w = w[None, None]
         elif w.ndim == x.ndim - 1:  # of each sample

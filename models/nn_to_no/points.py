@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import Kind, QuadratureAttention
-from .graph import GraphIntegral, Neighbors, find_neighbors
+from .graph import GraphIntegral, Neighbors, SeparableKernel, find_neighbors
 from .networks import awake
 
 __all__ = ["OperatorGNN", "PointTransformer"]
@@ -78,22 +78,6 @@ class _Points(nn.Module):
         return points.to(f), weights
 
 
-class _Geometric(nn.Module):
-    """A kernel of the offset alone, times a linear map of the source's value."""
-
-    def __init__(self, dim: int, channels: int, width: int) -> None:
-        super().__init__()
-        self.offset = nn.Sequential(nn.Linear(dim, width), nn.GELU(), nn.Linear(width, channels))
-        self.value = nn.Linear(channels, channels, bias=False)
-        self.dim, self.channels = dim, channels
-
-    def forward(self, edge: Tensor) -> Tensor:
-        """Edge features are the offset, the source's value, the target's."""
-        z, source = edge[..., : self.dim], edge[..., self.dim : self.dim + self.channels]
-        out: Tensor = self.offset(z) * self.value(source)
-        return out
-
-
 class OperatorGNN(_Points):
     r"""Graph neural operator on meshes and point clouds.
 
@@ -147,7 +131,7 @@ class OperatorGNN(_Points):
         self.local = nn.ModuleList(
             [
                 GraphIntegral(
-                    _Geometric(self.dim, c, 32), self.radius, weighted=weighted,
+                    SeparableKernel(self.dim, c, 32), self.radius, weighted=weighted,
                     taper=knn is None,
                 )
                 for _ in range(n_layers)

@@ -10,7 +10,7 @@ import numpy as np
 
 from solvers.names import check_name
 
-from .forward import LinearForward, _dots, _norms, as_forward, batched_cg
+from .forward import LinearForward, NonlinearForward, _dots, _norms, as_forward, batched_cg
 from .pnp import InverseResult, _positive, check_data
 
 __all__ = ["discrepancy_weight", "tikhonov", "tv", "wavelet_l1"]
@@ -68,11 +68,12 @@ def tikhonov(
     weight: float | np.ndarray,
     operator: Literal["identity", "gradient"] = "identity",
 ) -> InverseResult:
-    """Minimize ``1/2 |A x - y|^2 + weight/2 |B x|^2``, exactly.
+    """Minimize ``1/2 |A x - y|^2 + weight/2 |B x|^2``: exactly, or for a nonlinear map locally.
 
     Parameters
     ----------
-    forward : LinearForward or what `as_forward` takes
+    forward : LinearForward, NonlinearForward or what `as_forward` takes
+        A nonlinear map is minimized over by L-BFGS from 0, sample by sample.
     data : ndarray, shape (batch, *out_shape) or out_shape
     weight : float or ndarray, shape (batch,)
     operator : {"identity", "gradient"}
@@ -81,7 +82,8 @@ def tikhonov(
     Returns
     -------
     InverseResult
-        Its one residual is that of the normal equations.
+        Its one residual is that of the normal equations; of a nonlinear map the norm of the
+        objective's gradient over that at 0, converged below 1e-3.
 
     Raises
     ------
@@ -95,7 +97,10 @@ def tikhonov(
     """
     start = time.perf_counter()
     check_name("operator", operator, ("identity", "gradient"))
-    A, y, single = _linear(forward, data, "tikhonov")
+    made = as_forward(forward)
+    if isinstance(made, NonlinearForward):
+        return _tikhonov_nonlinear(made, data, weight, operator, start)
+    A, y, single = _linear(made, data, "tikhonov")
     w = _positive("weight", weight, len(y))
     b = A.adjoint(y)
     column = w.reshape(-1, *(1,) * len(A.in_shape))
@@ -121,6 +126,42 @@ def tikhonov(
     return _result(
         x, single, misfit, penalty, w, (misfit + w * penalty)[None], residual[None],
         residual < 1e-6, np.ones(len(y), int), start,
+    )  # fmt: skip
+
+
+def _tikhonov_nonlinear(
+    G: NonlinearForward, data: Any, weight: Any, operator: str, start: float
+) -> InverseResult:
+    from scipy.optimize import minimize
+
+    y, single = check_data(data, G)
+    n = len(y)
+    w = _positive("weight", weight, n)
+    x, misfit, penalty = np.zeros((n, *G.in_shape)), np.zeros(n), np.zeros(n)
+    residual, iterations = np.zeros(n), np.zeros(n, int)
+
+    def parts(v: np.ndarray, i: int) -> tuple[float, float, np.ndarray]:
+        h, g = G.misfit_and_gradient(v[None], y[i : i + 1])
+        b = gradient(v[None]) if operator == "gradient" else v[None]
+        slope = gradient_adjoint(b)[0] if operator == "gradient" else v
+        return float(h[0]), 0.5 * float(np.vdot(b, b)), g[0] + w[i] * slope
+
+    for i in range(n):
+        h, _, first = parts(x[i], i)
+        unit, size = h or 1.0, float(np.linalg.norm(first)) or 1.0  # L-BFGS-B stops by numbers of 1
+
+        def scaled(v: np.ndarray, i: int = i, unit: float = unit) -> tuple[float, np.ndarray]:
+            h, p, slope = parts(v.reshape(G.in_shape), i)
+            return (h + w[i] * p) / unit, slope.ravel() / unit
+
+        options = {"maxiter": 2000, "maxcor": 30, "ftol": 1e-13, "gtol": 1e-6 * size / unit}
+        found = minimize(scaled, x[i].ravel(), jac=True, method="L-BFGS-B", options=options)
+        x[i] = found.x.reshape(G.in_shape)
+        misfit[i], penalty[i], last = parts(x[i], i)
+        residual[i], iterations[i] = np.linalg.norm(last) / size, found.nit
+    return _result(
+        x, single, misfit, penalty, w, (misfit + w * penalty)[None], residual[None],
+        residual < 1e-3, iterations, start,
     )  # fmt: skip
 
 

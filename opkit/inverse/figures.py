@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
     from .pnp import InverseResult
 
@@ -18,8 +20,9 @@ __all__ = ["plot_convergence", "plot_line", "plot_reconstructions", "save_figure
 
 
 def plot_reconstructions(
-    rows: Mapping[str, np.ndarray], *, error_of: tuple[str, str] | None = None, label: str = ""
-) -> Figure:
+    rows: Mapping[str, np.ndarray], *, error_of: tuple[str, str] | None = None, label: str = "",
+    image: bool = False,
+) -> Figure:  # fmt: skip
     """Columns of fields on one color scale, one row a sample; the error on its own.
 
     Parameters
@@ -30,6 +33,8 @@ def plot_reconstructions(
         Titles of reconstruction and truth, for a last column.
     label : str
         Of the color bar.
+    image : bool
+        Photographs and digits: rows downward, gray; else the first axis is to the right.
     """
     from matplotlib.figure import Figure
 
@@ -43,6 +48,8 @@ def plot_reconstructions(
     flat = rows[titles[0]].ndim == 2
     for i in range(n):
         low, high, cmap = _scale(*(rows[t][i] for t in titles))
+        if image:
+            low, high, cmap = (*_range(rows[t][i] for t in titles), "gray")
         shown = None
         for j, title in enumerate(titles):
             ax = axes[i, j]
@@ -50,7 +57,7 @@ def plot_reconstructions(
                 ax.plot(rows[title][i], color=BLUE, lw=1.2)
                 ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
             else:
-                shown = ax.imshow(rows[title][i].T, origin="lower", vmin=low, vmax=high, cmap=cmap)
+                shown = _show(ax, rows[title][i], image, vmin=low, vmax=high, cmap=cmap)
                 ax.set(xticks=[], yticks=[])
             if i == 0:
                 ax.set_title(title)
@@ -62,25 +69,39 @@ def plot_reconstructions(
             if flat:
                 ax.plot(e, color=ORANGE, lw=1.2)
             else:
-                figure.colorbar(
-                    ax.imshow(e.T, origin="lower", vmin=0, cmap="magma"), ax=ax, shrink=0.85
-                )
+                figure.colorbar(_show(ax, e, image, vmin=0, cmap="magma"), ax=ax, shrink=0.85)
                 ax.set(xticks=[], yticks=[])
             if i == 0:
                 ax.set_title("|error|")
     return figure
 
 
+def _range(arrays: Iterable[np.ndarray]) -> tuple[float, float]:
+    kept = list(arrays)
+    return min(float(a.min()) for a in kept), max(float(a.max()) for a in kept)
+
+
+def _show(ax: Axes, values: np.ndarray, image: bool, **options: Any) -> AxesImage:
+    origin: Literal["upper", "lower"] = "upper" if image else "lower"
+    return ax.imshow(values if image else values.T, origin=origin, **options)
+
+
 def plot_convergence(result: InverseResult, *, ax: Axes | None = None) -> Axes:
-    """Residuals of all samples over iterations, log scale, the median thick."""
+    """Residuals of all samples over iterations, log scale, the median thick.
+
+    A sample that is done counts in the median with its last value.
+    """
     from opkit.plots import BLUE, _new_axes
 
     ax = _new_axes() if ax is None else ax
     values = np.where(result.residuals > 0, result.residuals, np.nan)
     k = np.arange(1, len(values) + 1)
     ax.plot(k, values, color=BLUE, lw=0.6, alpha=0.4)
-    known = np.isfinite(values).any(1)
-    ax.plot(k[known], np.nanmedian(values[known], axis=1), color=BLUE, lw=2, label="median")
+    held = values.copy()
+    for before, row in pairwise(held):  # in place, so that values are handed on
+        row[np.isnan(row)] = before[np.isnan(row)]
+    known = np.isfinite(held).any(1)
+    ax.plot(k[known], np.nanmedian(held[known], axis=1), color=BLUE, lw=2, label="median")
     ax.set(xlabel="iteration", ylabel="relative change", yscale="log")
     ax.grid(alpha=0.3, which="both", lw=0.5)
     ax.legend(frameon=False, fontsize="small")
@@ -133,7 +154,8 @@ def save_figures(
             both = ("reconstruction", "truth")
         label = given.name if given.units in ("1", "") else f"{given.name} [{given.units}]"
         pictures.append(
-            ("reconstruction", plot_reconstructions(rows, error_of=both, label=label),
+            ("reconstruction",
+             plot_reconstructions(rows, error_of=both, label=label, image=_is_image(record)),
              f"The first {n} of {len(x)} reconstructions by {record['method']}.")
         )  # fmt: skip
     if len(result.residuals) > 1:
@@ -154,6 +176,11 @@ def save_figures(
     for name, figure, _ in pictures:
         figure.savefig(directory / f"{name}.png", dpi=200)
     return pictures
+
+
+def _is_image(record: Mapping[str, Any]) -> bool:
+    name = record["data"].get("problem") or record["data"].get("operator")
+    return name in ("deblurring", "compressed_sensing", "blur", "mask")
 
 
 def write_page(path: Path, record: Mapping[str, Any], pictures: list[tuple[str, Any, str]]) -> None:

@@ -624,9 +624,8 @@ def temper(
     return out, weigh
 
 
-def _temper_nonlinear(
-    G: NonlinearForward, noise: float, sigma: float, margin: float, at: Any
-) -> tuple[NonlinearForward, Map]:
+def tangent_map(G: NonlinearForward, at: Any = None) -> LinearForward:
+    """Return the derivative of a nonlinear map at a point, default 0: a gradient a data value."""
     x = np.zeros(G.in_shape) if at is None else np.asarray(at, np.float64)
     if x.shape != G.in_shape:
         raise ValueError(f"at has shape {x.shape}, expected {G.in_shape}")
@@ -634,7 +633,13 @@ def _temper_nonlinear(
     # the gradient of 1/2 |G(x) - y|^2 for y = G(x) - e_i is row i of the derivative
     y = G(x) - np.eye(n).reshape(n, *G.out_shape)
     rows = G.misfit_and_gradient(np.broadcast_to(x, (n, *G.in_shape)).copy(), y)[1]
-    tangent = _from_matrix(rows.reshape(n, -1), G.in_shape, G.out_shape)
+    return _from_matrix(rows.reshape(n, -1), G.in_shape, G.out_shape)
+
+
+def _temper_nonlinear(
+    G: NonlinearForward, noise: float, sigma: float, margin: float, at: Any
+) -> tuple[NonlinearForward, Map]:
+    tangent = tangent_map(G, at)
     linear, weigh = temper(tangent, noise, sigma, margin=margin)
 
     def misfit(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

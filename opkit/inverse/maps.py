@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -130,10 +131,13 @@ def operator_map(operator: Any, grid: Grid, sensors: Any, *, log: bool = True) -
     Parameters
     ----------
     operator : Operator
-        Of `opkit.load`: one field in, one field out, on grids. It is copied to double precision.
+        Of `opkit.load`, one field in and one field out: on grids (MgNO, FNO, ...), or at points
+        (DeepONet), which is asked at the grid's points that the sensors read and no others. It is
+        copied to double precision.
     grid : Grid
-        Where the unknown lives.
-    sensors : LinearOperator
+        Where the unknown lives. An operator at points needs its own sensors among the grid's
+        points: nothing is resampled.
+    sensors : LinearOperator, shape (n_sensors, number of grid points)
         What is seen of u.
     log : bool
         The unknown is the logarithm of the operator's input.
@@ -145,33 +149,80 @@ def operator_map(operator: Any, grid: Grid, sensors: Any, *, log: bool = True) -
     Raises
     ------
     ValueError
-        An operator with other inputs or outputs, or another dimension.
+        An operator with other inputs or outputs, another dimension, or (at points) with sensors
+        that are no points of the grid, or with points that are more than places in space.
     """
     import copy
 
     import torch
 
     task = operator.task
-    names = [[v.name for v in vs] for vs in (task.inputs, task.outputs)]
-    if getattr(task, "name", "") != "grid" or any(len(n) != 1 for n in names):
+    kind = getattr(task, "name", "")
+    if kind not in ("grid", "points"):
         raise ValueError(
-            f"{operator!r}: need an operator on grids with one field in and one out, it has "
-            f"{names[0]} and {names[1]}"
+            f"{operator!r} is of the task {kind!r}: need one of the task 'grid' or 'points', from "
+            "coefficient to solution"
         )
-    if operator.grid.dim != grid.dim:
+    inputs = task.inputs if kind == "grid" else task.functions
+    names = [[v.name for v in vs] for vs in (inputs, task.outputs)]
+    channels = task.out_channels if kind == "points" else 1
+    if any(len(n) != 1 for n in names) or channels != 1:
+        raise ValueError(
+            f"{operator!r}: need one field in and one field out, it has {names[0]} and {names[1]}"
+        )
+    if kind == "grid" and operator.grid.dim != grid.dim:
         raise ValueError(
             f"the operator has {operator.grid.dim} space dimensions, the unknown {grid.dim}"
         )
+    rows = torch.as_tensor(_sensor_rows(operator, grid) if kind == "points" else np.arange(0))
+    if sensors.shape[1] != math.prod(grid.shape):
+        raise ValueError(
+            f"sensors have shape {sensors.shape}, expected (n_sensors, {math.prod(grid.shape)})"
+        )
+    matrix = np.asarray(sensors.T @ np.eye(sensors.shape[0]))
+    # at points: only those that are read
+    read = np.flatnonzero(np.abs(matrix).max(1) > 0) if kind == "points" else np.s_[:]
+    points = torch.as_tensor(np.stack([x.ravel()[read] for x in grid.meshgrid()], axis=1))
+    seen = torch.as_tensor(matrix[read])
     made = copy.deepcopy(operator).to(torch.float64)
     for p in made.module.parameters():
         p.requires_grad_(False)
-    seen = torch.as_tensor(np.asarray(sensors.T @ np.eye(sensors.shape[0])))
 
     def function(x: Any) -> Any:
         a = torch.exp(x) if log else x
-        return made(a[:, None]).flatten(1) @ seen
+        if kind == "grid":
+            return made(a[:, None]).flatten(1) @ seen
+        return made.at((a.flatten(1)[:, rows],), points)[..., 0] @ seen
 
     return differentiable_map(function, grid.shape, (sensors.shape[0],))
+
+
+def _sensor_rows(operator: Any, grid: Grid) -> np.ndarray:
+    """Which points of a grid the sensors of an operator at points are, in their order."""
+    function = operator.task.functions[0]
+    where = [c.name for c in operator.task.coordinates if c.role != "space"]
+    if function.channels != 1 or function.lattice or function.is_scalar or where:
+        what = f"is asked at {', '.join(operator.coordinates)}" if where else "sees no plain field"
+        raise ValueError(f"{operator!r} {what}: need a field in space, and points in space")
+    sensors = function.sensor_points()
+    if sensors.shape[1] != grid.dim or len(operator.coordinates) != grid.dim:
+        raise ValueError(
+            f"the operator has sensors in {sensors.shape[1]} and points in "
+            f"{len(operator.coordinates)} dimensions, the unknown has {grid.dim}"
+        )
+    index = np.zeros(len(sensors), np.int64)
+    for d, axis in enumerate(grid.axes):
+        x = np.asarray(axis.coords)
+        near = np.abs(sensors[:, d, None] - x).argmin(1)
+        off = np.abs(sensors[:, d] - x[near])
+        if off.max() > 1e-6 * (axis.upper - axis.lower):
+            raise ValueError(
+                f"the operator sees {function.name} at {axis.name}={sensors[off.argmax(), d]:.6g}, "
+                f"which is no point of the unknown's grid {grid.shape}: reconstruct on the grid "
+                f"that the operator was trained on, sensors {function.shape}"
+            )
+        index = index * axis.n + near
+    return index
 
 
 def problem_map(problem: Any, resolution: tuple[int, ...]) -> LinearForward | NonlinearForward:

@@ -16,7 +16,7 @@ from solvers.names import suggest
 
 from ..errors import UsageError
 from .baselines import discrepancy_weight, tikhonov, tv, wavelet_l1
-from .forward import LinearForward, NonlinearForward, as_forward
+from .forward import LinearForward, NonlinearForward, as_forward, tangent_map
 from .maps import operator_map, problem_map
 from .pnp import InverseResult, check_data, pnp_admm, pnp_drs, pnp_pgd
 from .prior import Prior, as_prior
@@ -505,32 +505,39 @@ def _start(config: InvertConfig, given: _Given) -> np.ndarray:
 
 
 def _discrepancy(given: _Given, solve: Callable[[float], InverseResult]) -> float:
-    assert isinstance(given.forward, LinearForward)
-    size = given.forward.norm_bound().value ** 2
+    size = _size(given.forward)
     if given.noise is None:
         return 1e-2 * size
-    return discrepancy_weight(
-        solve, given.noise, given.forward.n_data, low=1e-8 * size, high=1e2 * size
-    )
+    n_data = given.data[0].size
+    return discrepancy_weight(solve, given.noise, n_data, low=1e-8 * size, high=1e2 * size)
+
+
+def _size(forward: LinearForward | NonlinearForward) -> float:
+    """Squared norm of the map, or of its derivative at 0: the scale of weights."""
+    linear = forward if isinstance(forward, LinearForward) else tangent_map(forward)
+    return linear.norm_bound().value ** 2
 
 
 def _baseline(config: InvertConfig, given: _Given) -> tuple[InverseResult, dict[str, Any]]:
     forward = given.forward
-    if not isinstance(forward, LinearForward):
-        raise UsageError(f"method={config.chosen!r} needs a linear operator; pgd takes this one")
+    linear = isinstance(forward, LinearForward)
+    if not linear and config.chosen != "tikhonov":
+        raise UsageError(
+            f"method={config.chosen!r} needs a linear operator; pgd and tikhonov take this one"
+        )
     solve = _solver(config, forward)
     if config.weight is not None:
         return solve(given.data, config.weight), {"weight_from": "given"}
-    size = forward.norm_bound().value ** 2
     if given.valid is not None:
+        weights = (TRIALS if linear else TRIALS[::3]) * _size(forward)
         data, truth = given.valid
-        errors = [_mean_error(solve(data, float(w * size)).x, truth) for w in TRIALS]
+        errors = [_mean_error(solve(data, float(w)).x, truth) for w in weights]
         k = int(np.argmin(errors))
         facts = {
             "weight_from": f"{len(truth)} samples of valid",
-            "tuning": {"weights": (TRIALS * size).tolist(), "rel_l2": errors},
+            "tuning": {"weights": weights.tolist(), "rel_l2": errors},
         }
-        return solve(given.data, float(TRIALS[k] * size)), facts
+        return solve(given.data, float(weights[k])), facts
     if given.noise is None:
         raise UsageError(
             "noise is missing: give the standard deviation of the noise in the data (--noise), or "
@@ -541,7 +548,7 @@ def _baseline(config: InvertConfig, given: _Given) -> tuple[InverseResult, dict[
 
 
 def _solver(
-    config: InvertConfig, forward: LinearForward
+    config: InvertConfig, forward: LinearForward | NonlinearForward
 ) -> Callable[[np.ndarray, float], InverseResult]:
     if config.chosen == "tikhonov":
         return lambda y, w: tikhonov(forward, y, weight=w)

@@ -62,6 +62,7 @@ class PointsData(TorchDataset[tuple[Tensor, ...]]):
             one = self._read(np.arange(1))
             self.cached = _fits(2 * self.n * sum(t.nbytes for t in one))
         self._cache: tuple[Tensor, ...] | None = None
+        self._all = np.arange(self.n)
 
     def __len__(self) -> int:
         return self.n
@@ -80,7 +81,8 @@ class PointsData(TorchDataset[tuple[Tensor, ...]]):
         parts = [self._read(np.arange(a, min(a + step, self.n))) for a in range(0, self.n, step)]
         if self.own:
             parts = _pad(parts)
-        self._cache = tuple(torch.cat(p) for p in zip(*parts, strict=True))
+        one = torch.ones(self.n, dtype=self.dtype)
+        self._cache = (*(torch.cat(p) for p in zip(*parts, strict=True)), one)
 
     def _read(self, index: np.ndarray) -> tuple[Tensor, ...]:
         us = self.reader.functions(self.split, index)
@@ -126,12 +128,14 @@ class PointsData(TorchDataset[tuple[Tensor, ...]]):
     def __getitem__(self, indices: Sequence[int] | np.ndarray) -> tuple[Tensor, ...]:
         """Read a batch."""
         index = np.asarray(indices, np.int64)
+        if self._cache is not None and np.array_equal(index, self._all):
+            return self._cache  # as it is, so that work on it need not be done again
         weights = torch.as_tensor(index >= 0).to(self.dtype)
         index = np.where(index < 0, -index - 1, index)
         self.load()
         if self._cache is None:
             return (*self._read(index), weights)
-        return (*rows_of(self._cache, index), weights)
+        return (*rows_of(self._cache[:-1], index), weights)
 
 
 def _draw(sample_id: int, weights: np.ndarray, n: int) -> np.ndarray:

@@ -21,6 +21,26 @@ __all__ = ["PointsLearner"]
 QUERIES = 1024
 
 
+class WeightedSquares(torch.autograd.Function):
+    """``(error**2 * w).sum(-1)`` of errors (b, N) with weights (N,) or (b, N).
+
+    In fewer passes over memory than autograd takes: the batch may be all of the data.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, error: Tensor, w: Tensor) -> Tensor:
+        w = w.to(error.dtype)
+        ctx.save_for_backward(error, w)
+        square = error.square()
+        return square @ w if w.ndim == 1 else (square * w).sum(-1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        error, w = ctx.saved_tensors
+        return (error * (2.0 * grad).unsqueeze(-1)).mul_(w), None
+
+
 class PointsLearner(Learner):
     """Quadrature-weighted errors; of points drawn by their weights while training.
 
@@ -34,8 +54,11 @@ class PointsLearner(Learner):
         super().__init__(model)
         self.task, self.loss = task, str(config.loss)
         physical = PhysicalPoints(model, task, normalizer)
+        if hasattr(model, "check_finite"):
+            model.check_finite = False  # type: ignore[assignment]  # the loop looks at each loss
         # hidden from torch: the weights are those of `model`
         self._physical = (physical,)
+        self._last: tuple[tuple[Tensor, ...], tuple[Tensor, ...]] = (), ()
         self.k = len(task.functions)
         self.fixed_points = hasattr(model, "basis")
         self.queries = task.options.queries
@@ -64,7 +87,7 @@ class PointsLearner(Learner):
         self, batch: tuple[Tensor, ...], *, draw: bool
     ) -> tuple[Any, Tensor, Tensor, Tensor, Tensor | None]:
         """Functions, points, normalized outputs, weights, and which of the shared points."""
-        us = self._physical[0].scale_functions(batch[: self.k])
+        us = self._scaled(batch[: self.k])
         u = us if len(us) > 1 else us[0]
         rows = None
         if len(batch) == self.k + 2:  # shared points
@@ -84,6 +107,14 @@ class PointsLearner(Learner):
             w = w.new_full((len(w), n), 1.0 / n)
         return u, y, s, w, rows
 
+    def _scaled(self, us: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Functions in units of the model; those of a full batch are the same in every step."""
+        given, scaled = self._last
+        if len(given) != len(us) or any(a is not b for a, b in zip(given, us, strict=True)):
+            scaled = self._physical[0].scale_functions(us)
+            self._last = us, scaled
+        return scaled
+
     def losses(self, *batch: Tensor) -> Tensor:
         """Training loss of each sample."""
         physical, options = self._physical[0], self.task.options
@@ -95,12 +126,13 @@ class PointsLearner(Learner):
             else:
                 p = self.model(u, None if self.fixed_points else y)
             if self.one_scale is not None:
-                shift, inverse = self.one_scale  # few passes over the batch: it may be all data
+                shift, inverse = self.one_scale
                 error = torch.sub(p, s.squeeze(-1), alpha=inverse)
-                square = (error + shift * inverse if shift else error).square()
-                one = square @ w if w.ndim == 1 else (square * w).sum(-1)
-                total = options.data_weight * one
-                return total + self._physics(batch)
+                error = error + shift * inverse if shift else error
+                total = WeightedSquares.apply(error, w)
+                if options.data_weight == 1.0 and self.residual is None:
+                    return total
+                return options.data_weight * total + self._physics(batch)
             p = p.unsqueeze(-1) if self.task.out_channels == 1 else p
             if self.loss == "mse":
                 error = (p - physical.scale_outputs(s, rows)).square().mean(-1)

@@ -515,8 +515,13 @@ def write_columns(
 # -- reading -------------------------------------------------------------------------------------
 
 
-def open_file(path: str | Path) -> h5py.File:
+def open_file(path: str | Path, *, check: bool = True) -> h5py.File:
     """Open for reading and check that it is a finished file this opkit reads.
+
+    Parameters
+    ----------
+    check : bool
+        False: it is known to be one.
 
     Raises
     ------
@@ -527,9 +532,12 @@ def open_file(path: str | Path) -> h5py.File:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
-    check_heaps(path)
+    if check:
+        check_heaps(path)
     with translate_h5(path):
         f = h5py.File(path, "r", rdcc_nbytes=MIB)  # per dataset, and many are kept open
+    if not check:
+        return f
     try:
         with translate_h5(path):
             check_head(f, path)

@@ -11,7 +11,6 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import h5py
 import numpy as np
@@ -19,7 +18,9 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
-__all__ = ["Descriptor", "RawChunks", "chunk_runs", "read_chunks"]
+from ._places import chunk_offsets
+
+__all__ = ["Descriptor", "RawChunks", "read_chunks"]
 
 #: Bytes from which two threads are faster than one.
 MIN_THREADED = 2**19
@@ -209,26 +210,6 @@ def _may_share() -> bool:
     return main and len(os.sched_getaffinity(0)) > 1
 
 
-def chunk_runs(ds: h5py.Dataset) -> list[list[int]] | None:
-    """Where the chunks of a dataset lie, as runs ``[first sample, byte, bytes to the next]``.
-
-    None if HDF5 must read it, or if it has no checksum, or if its chunks are scattered.
-    """
-    raw = RawChunks.of(ds)
-    if raw is None or not raw.has_checksum or not len(raw.offsets):
-        return None
-    offsets = raw.offsets.tolist()
-    runs: list[list[int]] = []
-    i = 0
-    while i < len(offsets):
-        step = offsets[i + 1] - offsets[i] if i + 1 < len(offsets) else 0
-        runs.append([i, offsets[i], step])
-        i += 1
-        while step and i < len(offsets) and offsets[i] - offsets[i - 1] == step:
-            i += 1
-    return runs if len(runs) <= 8 + len(offsets) // 8 else None
-
-
 class Descriptor:
     """A file open for reading, closed with the last reference to it.
 
@@ -277,25 +258,8 @@ class RawChunks:
     @classmethod
     def of(cls, ds: h5py.Dataset) -> RawChunks | None:
         """Chunks of a dataset; None if HDF5 must read it."""
-        names = {ds.id.get_create_plist().get_filter(i)[0] for i in range(_n_filters(ds))}
-        checksum = names == {h5py.h5z.FILTER_FLETCHER32}
-        plain = ds.ndim > 1 and ds.chunks == (1, *ds.shape[1:])
-        itemsize = ds.dtype.itemsize
-        if not plain or (names and not checksum) or ds.dtype.str not in ("<f4", "<f8"):
-            return None
-        if ds.file.driver != "sec2" or ds.file.userblock_size:
-            return None
-        size = itemsize * int(np.prod(ds.shape[1:], dtype=np.int64))
-        offsets = np.full(ds.shape[0], -1, np.int64)
-
-        def note(info: Any) -> None:
-            if info.filter_mask == 0 and info.size == size + 4 * checksum:
-                offsets[info.chunk_offset[0]] = info.byte_offset
-
-        ds.id.chunk_iter(note)
-        if offsets.min(initial=0) < 0 or size % 2:
-            return None
-        return cls(ds.file.id.get_vfd_handle(), offsets, checksum)
+        found = chunk_offsets(ds)
+        return found and cls(ds.file.id.get_vfd_handle(), *found)
 
     def read(self, rows: np.ndarray, to: np.ndarray, out: np.ndarray) -> bool:
         """``out[to] = ds[rows]``; whether all could be read and had the right checksum."""
@@ -305,7 +269,3 @@ class RawChunks:
         table = np.stack([np.arange(len(self.offsets)), self.offsets, 0 * self.offsets], axis=1)
         good = read_chunks(fds, starts, rows, to, [table], [out], checksum=self.has_checksum)
         return bool(good.all())
-
-
-def _n_filters(ds: h5py.Dataset) -> int:
-    return int(ds.id.get_create_plist().get_nfilters())

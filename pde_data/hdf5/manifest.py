@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +17,8 @@ import numpy as np
 
 from . import _file
 from ._atomic import atomic_h5, clean_old, write_text
-from ._mesh import sample_slices
+from ._mesh import CELL_TABLES, POINT_TABLES, sample_slices
+from ._places import chunk_runs, field_bytes, frame, has_frame
 from .errors import (
     ConfigMismatchError,
     DatasetError,
@@ -57,6 +59,8 @@ class ShardFacts:
     statistics: dict[str, Any]
     chunks: dict[str, list[list[int]]]
     stamp: tuple[int, int, int]
+    #: Checksum of all bytes but those of the fields, see `_places.frame`; empty if there is none.
+    frame: dict[str, Any]
     #: From `all_facts` alone.
     sha256: str = ""
     view: ViewPart | None = None
@@ -83,22 +87,48 @@ def all_facts(path: Path) -> ShardFacts:
     return replace(shard_facts(path, view=True), sha256=file_sha256(path))
 
 
-def shard_facts(path: Path, *, view: bool = False) -> ShardFacts:
+def sound_shards(root: Path) -> list[ShardFacts]:
+    """Return `shard_facts` of all shards that are sound.
+
+    Those of which the index says that they are is believed, as long as all bytes of the file but
+    those of the fields, which are not looked at, are the same.
+    """
+    try:
+        found = find_shards(root)
+    except (NotAnOpkitFileError, FileNotFoundError):
+        return []
+    entries, facts, like = _entries(_read_json(root / "dataset.json")), [], None
+    for path in itertools.chain.from_iterable(found.values()):
+        with suppress(DatasetError, OSError):
+            known = entries.get(path.relative_to(root).as_posix(), {}).get("frame")
+            same = known is not None and has_frame(path, known)
+            known = replace(like, frame=known or {}) if same and like is not None else None
+            facts.append(shard_facts(path, like=known))
+            if same:  # an index is of shards with one schema
+                like = facts[-1]
+    return facts
+
+
+def shard_facts(path: Path, *, view: bool = False, like: ShardFacts | None = None) -> ShardFacts:
     """Read everything but the fields of one shard, and check its structure.
 
     Parameters
     ----------
     view : bool
         Read what a view copies, too.
+    like : ShardFacts, optional
+        Of a shard with the same schema, and with the `frame` of this one, whose structure is
+        known to be sound.
 
     Raises
     ------
     DatasetError
     """
     before = stamp(path)
-    with _file.open_file(path) as f, translate_h5(path):
-        schema = _file.read_schema(f)
-        n = _file.check_shapes(f, schema)
+    with _file.open_file(path, check=like is None) as f, translate_h5(path):
+        schema = _file.read_schema(f) if like is None else like.schema
+        n = _file.check_shapes(f, schema) if like is None else len(f["sample"])
+        fields = [_file.field_path(schema, s.name) for s in schema.fields]
         rejected = [_file.get_dataset(f, f"failures/{k}") for k in ("sample_id", "seed", "reason")]
         if any(d.shape != rejected[0].shape or d.ndim != 1 for d in rejected):
             raise SchemaError(f"{path}: the columns of failures differ in length.")
@@ -128,23 +158,27 @@ def shard_facts(path: Path, *, view: bool = False) -> ShardFacts:
             error=columns["discretization_error"],
             content_digest=str(_file.attr(f, "content_digest")),
             statistics=_file.provenance_json(f, "statistics"),
-            chunks=_chunks(f, schema),
+            chunks=_chunks(f, fields),
             stamp=before,
+            frame=_frame(f, path, schema, fields) if like is None else like.frame,
             view=_view_part(f, schema) if view else None,
         )
 
 
-def _chunks(f: h5py.File, schema: DatasetSchema) -> dict[str, list[list[int]]]:
-    """Where the samples of uncompressed fields lie, for readers that need not ask HDF5."""
-    paths = [_file.field_path(schema, s.name) for s in schema.fields]
-    sets = {p: _file.get_dataset(f, p) for p in paths}
-    # a dataset with filters beside the checksum is not worth loading a compiler
-    sets = {p: ds for p, ds in sets.items() if ds.chunks and ds.compression is None}
-    if not sets:
-        return {}
-    from ._raw import chunk_runs
+def _frame(
+    f: h5py.File, path: Path, schema: DatasetSchema, fields: Sequence[str]
+) -> dict[str, Any]:
+    """Checksum of all but the values of fields and the meshes of samples."""
+    paths = list(fields)
+    if schema.layout == "ragged":
+        paths += (p for t in (*POINT_TABLES, *CELL_TABLES) if _file.has(f, p := f"mesh/{t}"))
+    places = field_bytes(f, (_file.get_dataset(f, p) for p in paths))
+    return {} if places is None else frame(path, places)
 
-    runs = {p: chunk_runs(ds) for p, ds in sets.items()}
+
+def _chunks(f: h5py.File, paths: Iterable[str]) -> dict[str, list[list[int]]]:
+    """Where the samples of uncompressed fields lie, for readers that need not ask HDF5."""
+    runs = {p: chunk_runs(_file.get_dataset(f, p)) for p in paths}
     return {p: r for p, r in runs.items() if r is not None}
 
 
@@ -236,6 +270,8 @@ def build_manifest(
                 same = all(old.get(k) == v for k, v in entry.items() if k != "sha256")
                 fresh = s.sha256 if s.stamp == (st.st_size, st.st_mtime_ns, st.st_ino) else ""
                 entry["sha256"] = (same and old.get("sha256")) or fresh or file_sha256(s.path)
+                if s.frame and s.stamp == (st.st_size, st.st_mtime_ns, st.st_ino):
+                    entry["frame"] = s.frame
                 if s.chunks:
                     entry["chunks"] = s.chunks
                     entry["chunks_digest"] = chunks_digest(entry)

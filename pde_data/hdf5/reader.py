@@ -20,6 +20,7 @@ from solvers.names import suggest
 
 from . import _file
 from ._mesh import RaggedReader
+from ._places import chunk_offsets
 from .errors import (
     ChecksumError,
     DatasetError,
@@ -51,9 +52,8 @@ MAX_BLOCK = 64 * _file.MIB
 class _Open:
     """A file open for reading, with the datasets looked up so far."""
 
-    def __init__(self, file: h5py.File) -> None:
-        self.file = file
-        self.checked: set[_Part] = set()
+    def __init__(self, file: h5py.File, checked: set[_Part]) -> None:
+        self.file, self.checked = file, checked
         self._datasets: dict[str, h5py.Dataset] = {}
         self._meshes: RaggedReader | None = None
         self._raw: dict[str, RawChunks | None] = {}
@@ -81,9 +81,13 @@ class _Open:
     def raw(self, path: str) -> RawChunks | None:
         """Chunks of a dataset that can be read without HDF5."""
         if path not in self._raw:
-            from ._raw import RawChunks
+            ds = self.dataset(path)
+            if chunk_offsets(ds) is None:  # do not load a compiler for nothing
+                self._raw[path] = None
+            else:
+                from ._raw import RawChunks
 
-            self._raw[path] = RawChunks.of(self.dataset(path))
+                self._raw[path] = RawChunks.of(ds)
         return self._raw[path]
 
     def close(self) -> None:
@@ -101,6 +105,8 @@ class _Handles:
         self.lock = threading.RLock()
         self._pid = os.getpid()
         self._open: OrderedDict[str, tuple[tuple[int, ...], _Open]] = OrderedDict()
+        #: Stamps of files that were found sound, and what of them agrees with the index.
+        self._sound: dict[str, tuple[tuple[int, ...], set[_Part]]] = {}
         self._descriptors: OrderedDict[str, tuple[tuple[int, ...], Descriptor]] = OrderedDict()
 
     def get(self, path: Path) -> _Open:
@@ -122,7 +128,11 @@ class _Handles:
             self._open.pop(key)[1].close()
         while len(self._open) >= MAX_OPEN_FILES:
             self._open.popitem(last=False)[1][1].close()
-        opened = _Open(_file.open_file(path))
+        known = self._sound.get(key, ((), set()))
+        file = _file.open_file(path, check=known[0] != stamp)
+        if known[0] != stamp:
+            known = self._sound[key] = stamp, set()
+        opened = _Open(file, known[1])
         self._open[key] = (stamp, opened)
         return opened
 
@@ -151,6 +161,7 @@ class _Handles:
         """Close all; HDF5 shares what it has cached of a file with whoever opens it again."""
         with self.lock:
             self._descriptors.clear()
+            self._sound.clear()
             while self._open and self._pid == os.getpid():
                 self._open.popitem()[1][1].close()
 

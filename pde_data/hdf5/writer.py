@@ -27,6 +27,7 @@ from . import _file
 from ._atomic import AtomicH5, is_being_written
 from ._chunks import write_block
 from ._mesh import RaggedMeshes, Rows
+from ._places import field_bytes, frame
 from .errors import (
     ConfigMismatchError,
     DatasetError,
@@ -623,7 +624,8 @@ class ShardWriter:
         )
         made = dict(sorted(self._provenance.items()))  # in the order in which HDF5 gives it
         view = ViewPart(quality, scalars, times, self._estimator, made)
-        self._written = ids, statistics, view
+        sets = (f[_file.field_path(self.schema, spec.name)] for spec in self.schema.fields)
+        self._written = ids, statistics, view, field_bytes(f, sets)
 
     def facts(self, like: ShardFacts) -> ShardFacts:
         """Return what the index needs of the shard that has been written.
@@ -637,12 +639,13 @@ class ShardWriter:
         """
         if self.config.compression is None or self.schema.layout == "ragged":
             return all_facts(self.path)
-        ids, statistics, view = self._written
+        ids, statistics, view, places = self._written
         digests = view.quality["digest"]
         return replace(
             like,
             path=self.path,
             stamp=stamp(self.path),
+            frame={} if places is None else frame(self.path, places),
             ids=ids,
             digests=digests,
             failures=list(self._failures),

@@ -144,7 +144,6 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
     for key in (
         "state_dict",
         "optimizer_states",
-        "lr_schedulers",
         "callbacks",
         "epoch",
         "global_step",

@@ -204,6 +204,69 @@ def test_trained_operator_as_forward_map(tmp_path) -> None:
         operator_map(op, Grid.unit(17, dim=1), C)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("model", ["deeponet", "pod_deeponet"])
+def test_trained_operator_at_points_as_forward_map(tmp_path, model: str) -> None:
+    """DeepONet: its own values on the grid, seen by the sensors; gradients are autograd's."""
+    import opkit
+
+    darcy = {"resolution": (9, 11), "params": {"coefficient": "log_normal"}, "progress": False}
+    opkit.generate("darcy", out=tmp_path / "d", n=6, n_valid=2, n_test=1, **darcy)
+    options = {"latent": 4} if model == "deeponet" else {"modes": 4}
+    settings = {"epochs": 1, "threads": 1, "progress": False, "options": options}
+    op = opkit.fit(tmp_path / "d", model=model, out=tmp_path / "r", **settings)
+    grid = Grid.unit((9, 11), dim=2)
+    C = point_sensors(grid, RNG.uniform(0.1, 0.9, (7, 2)))
+    G = operator_map(op, grid, C)
+    x = 0.3 * RNG.standard_normal((2, 9, 11))
+    # the operator at all points of the grid, in their order
+    u = op(np.exp(x), np.stack([p.ravel() for p in grid.meshgrid()], axis=1))
+    expected = np.stack([C.apply(v.reshape(grid.shape)) for v in u])
+    assert np.allclose(G(x), expected, rtol=0, atol=1e-5 * np.abs(u).max())
+    assert np.abs(G(x)[0] - G(x)[1]).max() > 1e-5 * np.abs(u).max()
+    assert G.gradient_test(x[0], 0.5 * G(x[0])) < 1e-7
+    direct = operator_map(op, grid, C, log=False)
+    assert np.allclose(direct(np.exp(x)), G(x), rtol=1e-12, atol=0)
+    assert str(op.dtype) == "torch.float32"  # left as it was
+    other = Grid.unit((9, 9), dim=2)
+    with pytest.raises(ValueError, match=r"the operator sees a at y=0\.\d+, which is no point"):
+        operator_map(op, other, point_sensors(other, np.array([[0.5, 0.5]])))
+    with pytest.raises(ValueError, match=r"sensors have shape \(1, 81\), expected \(n_sensors, 99"):
+        operator_map(op, grid, point_sensors(other, np.array([[0.5, 0.5]])))
+    line = Grid.unit(9, dim=1)
+    with pytest.raises(
+        ValueError, match="sensors in 2 and points in 2 dimensions, the unknown has"
+    ):
+        operator_map(op, line, point_sensors(line, np.array([[0.5]])))
+    # fewer sensors than points: some of the grid's
+    op = opkit.fit(
+        tmp_path / "d", model=model, out=tmp_path / "s", task={"sensors": 20}, **settings
+    )
+    m = op.sensors().round(12)
+    at = [
+        np.argmin(np.abs(np.stack([p.ravel() for p in grid.meshgrid()], 1) - s).sum(1)) for s in m
+    ]
+    u = op(np.exp(x).reshape(2, -1)[:, at], np.stack([p.ravel() for p in grid.meshgrid()], axis=1))
+    expected = np.stack([C.apply(v.reshape(grid.shape)) for v in u])
+    assert np.allclose(operator_map(op, grid, C)(x), expected, atol=1e-5 * np.abs(u).max(), rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_operators_that_are_no_forward_map(tmp_path) -> None:
+    import opkit
+
+    opkit.generate("antiderivative", out=tmp_path / "d", n=6, n_valid=2, n_test=1, progress=False)
+    fit = {"epochs": 1, "threads": 1, "progress": False}
+    op = opkit.fit(tmp_path / "d", model="deeponet", out=tmp_path / "r", **fit)
+    grid = Grid.unit((9, 9), dim=2)
+    C = point_sensors(grid, np.array([[0.5, 0.5]]))
+    with pytest.raises(ValueError, match="is asked at time: need a field in space"):
+        operator_map(op, grid, C)
+    prior = opkit.fit(tmp_path / "d", model="lpn", out=tmp_path / "p", **fit)
+    with pytest.raises(ValueError, match="is of the task 'denoising'"):
+        operator_map(prior, grid, C)
+
+
 def test_gradient_test_finds_a_wrong_gradient() -> None:
     def wrong(x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
         return 0.5 * float(np.sum((x - y) ** 2)), 1.01 * (x - y)

@@ -506,3 +506,14 @@ def test_principal_components_of_the_inputs(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded(g, t), op(g, t))
     with pytest.raises(UsageError, match=r"input_modes=5: 'g' has 2 components"):
         run_of(root, tmp_path / "bad", task={"input_modes": 5})
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 5)])
+def test_weighted_squares_and_their_gradient(shape: tuple[int, ...]) -> None:
+    from opkit.tasks._points_learner import WeightedSquares
+
+    generator = torch.Generator().manual_seed(0)
+    error = torch.randn(3, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    w = torch.rand(shape, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(WeightedSquares.apply(error, w), (error.square() * w).sum(-1))
+    assert torch.autograd.gradcheck(lambda e: WeightedSquares.apply(e, w), (error,))
