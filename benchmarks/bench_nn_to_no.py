@@ -216,7 +216,8 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 # -- meshes ----------------------------------------------------------------------------------------
 
 MESHES = {"trained": 30, "twice": 42, "four_times": 60}
-MESH_STEPS = 400
+#: Steps and largest learning rate.
+MESH_TRAINING = {"gnn": (400, 1e-2), "transformer": (800, 4e-3)}
 #: Of the balls, in mesh widths of the training mesh, and as many nearest neighbors.
 RADIUS, NEAREST = 3.0, 28
 
@@ -309,7 +310,8 @@ def meshes(directory: Path, seeds: int, out: Path) -> None:
     settings = {
         "problem": "darcy_geometry l_shape, varying coefficient, log a to u",
         "nodes": {k: len(s["points"]) for k, s in tests.items()},
-        "n_train": len(x), "n_test": len(tests["trained"]["a"]), "steps": MESH_STEPS,
+        "n_train": len(x), "n_test": len(tests["trained"]["a"]),
+        "training": {k: list(v) for k, v in MESH_TRAINING.items()},
         "radius": RADIUS, "nearest": NEAREST,
     }  # fmt: skip
     rows = known_rows(out, "meshes", settings)
@@ -320,13 +322,14 @@ def meshes(directory: Path, seeds: int, out: Path) -> None:
                 continue
             torch.manual_seed(seed)
             model = build()
-            optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
+            steps, lr = MESH_TRAINING[name.split("_")[0]]
+            optimizer = torch.optim.Adam(model.parameters(), lr=lr)
             schedule = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, 4e-3, total_steps=MESH_STEPS, pct_start=0.1
+                optimizer, lr, total_steps=steps, pct_start=0.1
             )
             g = torch.Generator().manual_seed(seed)
             start = time.process_time()
-            for _ in range(MESH_STEPS):
+            for _ in range(steps):
                 index = torch.randint(len(x), (4,), generator=g)
                 loss = mesh_relative(model, x[index], y[index], points, w).mean()
                 optimizer.zero_grad()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 
 from .spec import DenoisingSpec
 
-__all__ = ["DnCNN", "build_dncnn"]
+__all__ = ["DnCNN", "UNetDenoiser", "build_dncnn", "build_unet_denoiser"]
 
 _CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -71,6 +73,51 @@ class DnCNN(nn.Module):
         return out
 
 
+class UNetDenoiser(nn.Module):
+    """Residual U-Net denoiser, ``x - unet(x)``, without normalization inside.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        ``(channels, *space)`` of a field; 1 to 3 space dimensions.
+    periodic : sequence of bool
+        By axis; other axes are continued by reflection.
+    hidden_channels : int
+        On the finest grid.
+    n_levels : int, optional
+        Grids; default 3, or fewer so that the coarsest has 3 points an axis.
+    kernel_size : int
+        Odd.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], periodic: Sequence[bool], *, hidden_channels: int = 16,
+        n_levels: int | None = None, kernel_size: int = 3,
+    ) -> None:  # fmt: skip
+        from solvers.grids import Grid
+
+        from .baselines.unet import UNet
+
+        super().__init__()
+        channels, *space = shape
+        if n_levels is None:
+            n_levels = max(1, min(3, 1 + int(math.log2(max(min(space) / 3, 1.0)))))
+        sides = [("periodic",) * 2 if p else ("neumann",) * 2 for p in periodic]
+        self.net = UNet(
+            channels, channels, grid=Grid.unit(tuple(space)), boundary=sides,  # type: ignore[arg-type]
+            hidden_channels=hidden_channels, n_levels=n_levels, kernel_size=kernel_size,
+            norm=False, coordinates=False,
+        )  # fmt: skip
+        with torch.no_grad():  # start from the identity
+            self.net.project.weight.mul_(0.1)
+            self.net.project.bias.zero_()  # type: ignore[union-attr]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Denoise (B, channels, *space)."""
+        out: Tensor = x - self.net(x)
+        return out
+
+
 def build_dncnn(
     spec: DenoisingSpec, *, hidden_channels: int = 64, depth: int = 6, kernel_size: int = 3
 ) -> DnCNN:
@@ -81,4 +128,18 @@ def build_dncnn(
     return DnCNN(
         channels, len(space), hidden_channels=hidden_channels, depth=depth,
         kernel_size=kernel_size, circular=all(spec.periodic),
+    )  # fmt: skip
+
+
+def build_unet_denoiser(
+    spec: DenoisingSpec, *, hidden_channels: int = 16, n_levels: int | None = None,
+    kernel_size: int = 3,
+) -> UNetDenoiser:  # fmt: skip
+    """Build a `UNetDenoiser` for the fields of a dataset."""
+    if len(spec.shape) < 2:
+        raise ValueError(f"shape {spec.shape}: unet_denoiser needs fields on a grid; use lpn")
+    periodic = spec.periodic or (False,) * (len(spec.shape) - 1)
+    return UNetDenoiser(
+        spec.shape, periodic, hidden_channels=hidden_channels, n_levels=n_levels,
+        kernel_size=kernel_size,
     )  # fmt: skip

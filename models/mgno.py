@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -158,6 +158,11 @@ def _channels_last(x: Tensor) -> Tensor:
 def _weight(*shape: int, fan_in: int) -> nn.Parameter:
     """Weight of a convolution, drawn as torch does, kept with channels last."""
     return nn.Parameter(_channels_last(_kaiming(torch.empty(*shape), fan_in)))
+
+
+def _activate(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply to all numbers: twice as fast where torch sees that they lie in a row."""
+    return function(x.movedim(1, -1)).movedim(-1, 1) if x.ndim > 3 else function(x)
 
 
 def _pointwise(x: Tensor, weight: Tensor) -> Tensor:
@@ -1231,7 +1236,7 @@ class MgNO(nn.Module):
                 w = _channels_last(self._interior(w))
             if self.biases:
                 w = w.add_(_channels_last(self.biases[k](w.shape[2:])))
-            u = self.activation(w)
+            u = _activate(w, self.activation)
         head: Any = self.head
         u = head(u) if isinstance(head, MultigridOperator) else _pointwise(u, head.weight)
         if self.n_free > len(self.cycles):

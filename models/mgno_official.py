@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from solvers.names import check_name
 
-from .mgno import _channels_last, _pointwise
+from .mgno import _activate, _channels_last, _pointwise
 
 __all__ = ["OfficialCycle", "OfficialMgNO", "official_model"]
 
@@ -191,7 +191,7 @@ class OfficialMgNO(nn.Module):
                 w = w.add_(_pointwise(u, conv.weight)).add_(conv.bias[:, None, None])
             if self.norms:
                 w = self.norms[k](w)
-            u = F.gelu(w)
+            u = _activate(w, F.gelu)
         head: Any = self.head
         u = head(u) if s.multigrid_head else _pointwise(u, head.weight)
         return u + x if s.residual else u

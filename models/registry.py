@@ -319,6 +319,16 @@ register_model(
 )
 register_model(
     ModelEntry(
+        "unet_denoiser",
+        "Residual U-Net denoiser without guarantees",
+        "denoising",
+        "models.denoisers:build_unet_denoiser",
+        "Ronneberger, Fischer, Brox, arXiv:1505.04597",
+        {"loss": "l2"},
+    )
+)
+register_model(
+    ModelEntry(
         "deeponet",
         "DeepONet: branch and trunk, answers at any points",
         "points",

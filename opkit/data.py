@@ -452,11 +452,16 @@ def make_loader(
     """
     data.load()
     kind = DataLoader if data.cached or num_workers else _ReadAhead
+    prefetch = None  # batches read ahead by each worker
+    if num_workers:
+        size = num_workers * sampler.batch_size * _bytes_of(data[[0]]) if len(data) else 0
+        prefetch = 1 if size > MAX_AHEAD else 2
     return kind(
         data,
         batch_size=None,
         sampler=sampler,
         num_workers=num_workers,
+        prefetch_factor=prefetch,
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
         # its own, so that the global generator is not touched

@@ -826,17 +826,25 @@ class OperatorModule(nn.Module):
                 ctx.density = ctx.density.to(f.device)
             try:
                 y = self._run(f)
-            except (RuntimeError, IndexError, TypeError) as e:
-                if f.shape[self._channel_axis] != self._in_channels:
-                    raise ValueError(self._expected(f)) from e
+            except torch.OutOfMemoryError:
                 raise
+            except (RuntimeError, AssertionError, IndexError, TypeError) as e:
+                if self._form != "flat" and f.shape[self._channel_axis] != self._in_channels:
+                    raise ValueError(self._expected(f)) from e
+                if ctx.at_reference or not isinstance(ctx.target, Grid):
+                    raise
+                path, kind, line = self._origin(e)
+                where = f"{path or 'the module itself'} ({kind})"
+                raise ValueError(
+                    f"f has shape {tuple(f.shape)}: {where} does not take it ({line})"
+                ) from e
             return self._deliver(y, query)
         finally:
             ctx.reset()
 
     @property
     def _channel_axis(self) -> int:
-        return {"field": 1, "tokens": 2, "flat": 0}[self._form]
+        return 1 if self._form == "field" else 2
 
     def _check_axes(self, f: Tensor) -> None:
         """Raise if `f` has another number of axes than the network takes."""
@@ -845,6 +853,13 @@ class OperatorModule(nn.Module):
         axes = {"field": 2 + space, "tokens": 3, "flat": 1 + space}[self._form]
         if f.ndim != axes and not on_points:
             raise ValueError(self._expected(f))
+
+    def _origin(self, error: BaseException) -> tuple[str, str, str]:
+        """Path and type of the layer that an exception comes from, and its first line."""
+        layer = _raised_in(error, self)
+        path = next((p for p, m in self.named_modules() if m is layer), "")
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return path, type(layer).__name__, line
 
     def _expected(self, f: Tensor) -> str:
         space = ["points"]
@@ -1103,17 +1118,13 @@ def _try_finer(op: OperatorModule, reference: Grid, shape: tuple[int, ...], stri
     try:
         with torch.no_grad():
             op(torch.zeros(1, *size, dtype=like.dtype, device=like.device), fine)
-    except (torch.OutOfMemoryError, UnsupportedLayerError):
+    except UnsupportedLayerError:
         raise
-    except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as e:
-        layer = _raised_in(e, op)
-        paths = {id(m): p for p, m in op.named_modules() if m is not op}
-        points = " x ".join(map(str, fine.shape))
-        line = (str(e).strip().splitlines() or [type(e).__name__])[0]
+    except ValueError as e:
+        path, kind, line = op._origin(e.__cause__ or e)
         error = UnsupportedLayerError(
-            paths.get(id(layer), ""), type(layer).__name__,
-            f"does not take {points} points, the reference has "
-            f"{' x '.join(map(str, reference.shape))} ({line})",
+            path, kind, f"does not take {' x '.join(map(str, fine.shape))} points, the reference "
+            f"has {' x '.join(map(str, reference.shape))} ({line})",
         )  # fmt: skip
         if strict:
             raise error from e

@@ -136,6 +136,13 @@ class OperatorTransformer(nn.Module):
 
     def forward(self, f: Tensor, grid: Grid | None = None) -> Tensor:
         """Map (B, in_channels, *n) to (B, out_channels, *n)."""
+        c, dim = self.transformer.in_channels, self.reference.dim
+        if f.ndim != 2 + dim or f.shape[1] != c:
+            axes = ", ".join(f"n{d + 1}" for d in range(dim))
+            raise ValueError(
+                f"f has shape {tuple(f.shape)}, expected (batch, {c}, {axes}): this operator "
+                f"takes in_channels={c}"
+            )
         grid = self.reference.resized(tuple(f.shape[2:])) if grid is None else grid
         if grid.shape != tuple(f.shape[2:]):
             raise ValueError(f"f has shape {tuple(f.shape)}, the grid {grid.shape}")

@@ -64,12 +64,19 @@ class _Points(nn.Module):
                 f"this model was built with in_channels={self.in_channels}"
             )
         b, p = f.shape[:2]
-        if points.shape[-2:] != (p, self.dim) or points.ndim not in (2, 3):
-            raise ValueError(
-                f"points have shape {tuple(points.shape)}, expected ([batch], {p}, {self.dim})"
-            )
-        if weights.shape[-1] != p:
-            raise ValueError(f"weights have shape {tuple(weights.shape)}, expected ([batch], {p})")
+        if not p:
+            raise ValueError(f"f has shape {tuple(f.shape)}: no points")
+        for what, given, shape in (
+            ("points", points, (p, self.dim)),
+            ("weights", weights, (p,)),
+            ("mask", mask, (b, p)),
+        ):
+            allowed = [shape] if what == "mask" else [shape, (b, *shape)]
+            if given is not None and tuple(given.shape) not in allowed:
+                raise ValueError(
+                    f"{what}: shape {tuple(given.shape)}, expected "
+                    f"{' or '.join(map(str, allowed))}: f has shape {tuple(f.shape)}"
+                )
         weights = weights.to(f).expand(b, p)
         if bool((weights < 0).any()):
             raise ValueError(f"weights: {int((weights < 0).sum())} are negative")

@@ -199,6 +199,7 @@ def write_page(path: Path, record: Mapping[str, Any], pictures: list[tuple[str, 
         ("largest fixed-point residual", record["fixed_point_residual"]),
         ("restarts with a shorter step", record["restarts"] or None),
         ("residual over noise, squared", record.get("misfit_over_noise", {}).get("mean")),
+        ("the same by the solver", record.get("misfit_over_noise_by_solver", {}).get("mean")),
     ]  # fmt: skip
     parts = [f"<h2>Reconstruction</h2>{_table(rows)}"]
     if certificate is not None:

@@ -166,6 +166,8 @@ class _Given:
     #: Other samples with truth, to tune on: data, noise, truth.
     valid: tuple[np.ndarray, np.ndarray] | None = None
     limits: tuple[float, float] | None = None
+    #: The solver, where `forward` is a trained operator.
+    solver: LinearForward | NonlinearForward | None = None
 
 
 def invert(config: InvertConfig, *, progress: Progress | None = None) -> Inversion:
@@ -264,8 +266,9 @@ def _from_array(config: InvertConfig, data: np.ndarray) -> _Given:
             f"{', '.join((*OPERATORS, *FILES))}"
         )
     forward, grid, log, unknown, units = _operator(config, data)
+    solver = None
     if config.through is not None:
-        forward = _through(config, grid, log)
+        solver, forward = forward, _through(config, grid, log)
     batch, _ = check_data(data, forward)
     noise = None if config.noise is None else np.full(len(batch), config.noise)
     return _Given(
@@ -273,6 +276,7 @@ def _from_array(config: InvertConfig, data: np.ndarray) -> _Given:
         None if noise is None else noise[: config.n], None, grid.axes, unknown, units, log,
         {"source": Path(config.measurements).name, "operator": config.operator,
          "params": config.params},
+        solver=solver,
     )  # fmt: skip
 
 
@@ -370,9 +374,9 @@ def _from_dataset(config: InvertConfig) -> _Given:
         raise UsageError("--set: the dataset knows the parameters of its operator")
     grid = schema.grid
     log = schema.problem == "darcy_inverse"
-    forward = problem_map(problem, grid.shape)
+    forward, solver = problem_map(problem, grid.shape), None
     if config.through is not None:
-        forward = _through(config, grid, log, problem.operator(grid.shape))
+        solver, forward = forward, _through(config, grid, log, problem.operator(grid.shape))
     unknown = schema.field(schema.outputs[0])
     split = dataset[config.split]
     count = len(split) if config.n is None else min(config.n, len(split))
@@ -394,7 +398,7 @@ def _from_dataset(config: InvertConfig) -> _Given:
         truth, grid.axes, unknown.name, unknown.units, log,
         {"source": Path(config.measurements).resolve().name, "problem": schema.problem,
          "params": params, "split": split.name, "content_digest": dataset.content_digest},
-        valid, limits,
+        valid, limits, solver,
     )  # fmt: skip
 
 
@@ -597,10 +601,12 @@ def _record(
     }
     if given.noise is not None:
         # 1 where the residual is as large as the noise; misfit without the samples' scale
-        predicted = given.forward(np.log(x) if given.log else x)
-        r = (predicted - given.data).reshape(len(x), -1)
-        chi = np.mean(r**2, axis=1) / given.noise**2
-        record["misfit_over_noise"] = {"mean": float(chi.mean()), "max": float(chi.max())}
+        maps = {"misfit_over_noise": given.forward, "misfit_over_noise_by_solver": given.solver}
+        for key, forward in maps.items():
+            if forward is not None:
+                r = (forward(np.log(x) if given.log else x) - given.data).reshape(len(x), -1)
+                chi = np.mean(r**2, axis=1) / given.noise**2
+                record[key] = {"mean": float(chi.mean()), "max": float(chi.max())}
     if given.truth is not None:
         truth = np.exp(given.truth) if given.log else given.truth
         record["errors"] = errors(x, truth, given.limits)

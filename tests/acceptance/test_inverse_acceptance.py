@@ -1,9 +1,14 @@
-"""The spec's checks of inversion: certificate numbers, fixed points, adjoints, source recovery."""
+"""The spec's checks of inversion: certificate numbers, fixed points, adjoints, source recovery.
+
+The slow checks train as `benchmarks/bench_inverse.py` does. With its work directory in
+OPKIT_BENCH_INVERSE they use the networks trained there, and compute everything else anew.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import statistics
 import sys
 from pathlib import Path
@@ -133,6 +138,11 @@ def bench() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(os.environ.get("OPKIT_BENCH_INVERSE") or tmp_path_factory.mktemp("inverse"))
+
+
 def table(bench: ModuleType, work: Path, name: str, levels: tuple, methods: tuple) -> list[dict]:
     return [
         bench.cell(work, name, level, seed, method, 1.0)
@@ -144,9 +154,9 @@ def table(bench: ModuleType, work: Path, name: str, levels: tuple, methods: tupl
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_check_8_source_recovery(bench: ModuleType, tmp_path: Path) -> None:
+def test_check_8_source_recovery(bench: ModuleType, work: Path) -> None:
     """32 x 32 points, 64 sensors, 1 % noise, three seeds: at most 0.85 of the best baseline."""
-    cells = table(bench, tmp_path, "source", (0.01,), ("lpn", "tv", "tikhonov"))
+    cells = table(bench, work, "source", (0.01,), ("lpn", "tv", "tikhonov"))
     error = {
         m: [c["errors"]["rel_l2"]["mean"] for c in cells if c["method"] == m]
         for m in ("lpn", "tv", "tikhonov")
@@ -162,14 +172,12 @@ def test_check_8_source_recovery(bench: ModuleType, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_digits_at_three_noise_levels(bench: ModuleType, tmp_path: Path) -> None:
+def test_digits_at_three_noise_levels(bench: ModuleType, work: Path) -> None:
     """One decibel above TV and Tikhonov, none diverges; the plain denoiser within 0.3 dB.
 
     At the lowest noise the aim is missed: 0.64 dB behind when measured (docs/inverse.md).
     """
-    cells = table(
-        bench, tmp_path, "digits", bench.DIGITS["levels"], ("lpn", "dncnn", "tv", "tikhonov")
-    )
+    cells = table(bench, work, "digits", bench.DIGITS["levels"], ("lpn", "dncnn", "tv", "tikhonov"))
     for entry in bench.comparison(bench.summary(cells)):
         tell(entry)
         assert entry["gain_db"] >= 1.0

@@ -1,9 +1,14 @@
-"""Acceptance of learned proximal networks (the model half): structure, priors, patches."""
+"""Acceptance of learned proximal networks (the model half): structure, priors, patches.
+
+The slow checks train as `benchmarks/bench_lpn.py` does. With its work directory in OPKIT_BENCH_LPN
+they use the networks trained there, and compute everything else anew.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import itertools
+import os
 import sys
 from pathlib import Path
 
@@ -252,7 +257,7 @@ def bench():
 
 @pytest.fixture(scope="session")
 def work(tmp_path_factory):
-    return tmp_path_factory.mktemp("lpn")
+    return Path(os.environ.get("OPKIT_BENCH_LPN") or tmp_path_factory.mktemp("lpn"))
 
 
 def test_3_quadrature_is_that_of_the_spec(bench):
@@ -286,7 +291,7 @@ def test_3_proximal_matching_finds_the_prior(bench, work, seed):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_4_finite_gamma(bench, work):
-    run = bench.laplace(work, 0, "proximal_matching", task={"gamma": 0.5, "stages": 3})
+    run = bench.laplace(work, 0, "proximal_matching", task={"gamma": 0.5, "stages": 3}, epochs=12)
     sys.stdout.write(f"{run}\n")
     assert run["f"]["1"] == pytest.approx(0.31, abs=0.06)
     assert run["f"]["2"] == pytest.approx(1.00, abs=0.06)

@@ -348,3 +348,24 @@ def test_dncnn_is_residual_and_starts_near_the_identity():
         build_model("dncnn", spec, {"depth": 1})
     with pytest.raises(ValueError, match="use lpn"):
         build_model("dncnn", DenoisingSpec((1,)))
+
+
+def test_unet_denoiser_is_residual_and_knows_its_sides():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net, _ = build_model(
+            "unet_denoiser", DenoisingSpec((2, 9, 12), (False, True)), {"hidden_channels": 4}
+        )
+    x = torch.randn(3, 2, 9, 12, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        y = net(x)
+        assert y.shape == x.shape
+        assert 0 < float((y - x).abs().max()) < 0.5 * float(x.abs().max())
+        # two levels: shifts by two points commute along the periodic axis alone
+        moved = net(x.roll(2, 3)).roll(-2, 3)
+        assert float((moved - y).abs().max()) < 1e-5
+        assert float((net(x.roll(2, 2)).roll(-2, 2) - y).abs().max()) > 1e-4
+    net, _ = build_model("unet_denoiser", DenoisingSpec((1, 8), (False,)), {})
+    assert net(torch.zeros(1, 1, 8)).shape == (1, 1, 8)
+    with pytest.raises(ValueError, match="needs fields on a grid; use lpn"):
+        build_model("unet_denoiser", DenoisingSpec((1,)))

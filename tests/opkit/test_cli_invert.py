@@ -11,6 +11,7 @@ import pytest
 
 import opkit
 from opkit.cli import main
+from opkit.inverse.maps import coefficient_map
 from opkit.inverse.reconstruct import errors
 from pde_data.hdf5 import open_dataset
 from pde_data.problem import get_problem
@@ -132,15 +133,58 @@ def test_coefficients_by_the_solver_and_through_an_operator(work: Path, tmp_path
         "darcy", out=tmp_path / "d", n=8, n_valid=2, n_test=1, resolution=9, progress=False,
         params={"coefficient": "log_normal"},
     )  # fmt: skip
-    opkit.fit(
-        tmp_path / "d", model="mgno", out=tmp_path / "op", epochs=1, threads=1,
-        options={"hidden_channels": 4}, progress=False,
+    assert "misfit_over_noise_by_solver" not in found.facts
+    answers = [found.x]
+    problem = get_problem("darcy_inverse", n_sensors=9)
+    stored = open_dataset(work / "darcy")["test"].read([0, 1], ["measurement", "noise_std"])
+    y, noise = (np.asarray(stored[k], float) for k in ("measurement", "noise_std"))
+    for model, options in (("mgno", {"hidden_channels": 4}), ("deeponet", {"latent": 4})):
+        opkit.fit(
+            tmp_path / "d", model=model, out=tmp_path / model, epochs=1, threads=1,
+            options=options, progress=False,
+        )  # fmt: skip
+        through = opkit.invert(
+            work / "darcy", work / "lpn-darcy", out=tmp_path / f"by-{model}", n=2, max_iter=5,
+            through=tmp_path / model, progress=False,
+        )  # fmt: skip
+        assert through.x.shape == (2, 9, 9) and np.isfinite(through.x).all()
+        assert not any(np.allclose(through.x, x) for x in answers)
+        answers.append(through.x)
+        # the solver judges what the operator's own misfit cannot
+        G = coefficient_map(problem.grid((9, 9)), problem.operator((9, 9)))
+        chi = np.mean((G(np.log(through.x)) - y) ** 2, axis=1) / noise**2
+        said = through.facts["misfit_over_noise_by_solver"]
+        assert said["mean"] == pytest.approx(np.mean(chi), rel=1e-6)
+        assert said["mean"] != pytest.approx(through.facts["misfit_over_noise"]["mean"], rel=1e-3)
+        assert "by the solver" in (tmp_path / f"by-{model}" / "report.html").read_text()
+        with pytest.raises(ValueError, match="is of the task 'denoising'"):
+            opkit.invert(
+                work / "darcy", work / "lpn-darcy", out=tmp_path / "no",
+                through=work / "lpn-darcy", progress=False,
+            )  # fmt: skip
+
+
+def test_tikhonov_of_a_coefficient(work: Path, tmp_path: Path) -> None:
+    """The nonlinear map: weight tuned on valid, what is written is a minimum with that weight."""
+    found = opkit.invert(work / "darcy", out=tmp_path / "a", method="tikhonov", n=2, progress=False)
+    facts = found.facts
+    assert facts["weight_from"] == "4 samples of valid" and facts["converged"] == 2
+    assert facts["weight"] in facts["tuning"]["weights"]
+    assert (found.x > 0).all() and facts["errors"]["rel_l2"]["mean"] < 1
+    given = opkit.invert(
+        work / "darcy", out=tmp_path / "b", method="tikhonov", n=2, weight=facts["weight"],
+        progress=False,
     )  # fmt: skip
-    through = opkit.invert(
-        work / "darcy", work / "lpn-darcy", out=tmp_path / "b", n=2, max_iter=5,
-        through=tmp_path / "op", progress=False,
+    assert np.allclose(given.x, found.x)
+    data = open_dataset(work / "darcy")["test"].read([0, 1], ["measurement"])["measurement"]
+    np.save(tmp_path / "y.npy", data)
+    noise = 3e-4
+    free = opkit.invert(
+        tmp_path / "y.npy", out=tmp_path / "c", method="tikhonov", operator="darcy",
+        params={"n_sensors": 9}, resolution=9, noise=noise, progress=False,
     )  # fmt: skip
-    assert through.x.shape == (2, 9, 9) and not np.allclose(through.x, found.x)
+    assert free.facts["weight_from"] == "discrepancy principle"
+    assert free.facts["misfit_over_noise"]["mean"] == pytest.approx(1.0, rel=0.2)
 
 
 def test_files_of_data(work: Path, tmp_path: Path, capsys) -> None:

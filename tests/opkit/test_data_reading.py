@@ -171,6 +171,18 @@ def test_errors_and_early_ends_of_reading_ahead(split) -> None:
         list(make_loader(data, BatchSampler(len(data) + 3, 2)))
 
 
+def test_workers_read_few_large_batches_ahead(split, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = FieldData(split, cache=False)
+    sampler = BatchSampler(len(data), 3)
+    size = 3 * sum(t.nbytes for t in data[[0]].values())
+    for limit, factor in ((2 * size, 2), (2 * size - 1, 1)):
+        monkeypatch.setattr("opkit.data.MAX_AHEAD", limit)
+        loader = make_loader(data, sampler, num_workers=2)
+        assert loader.prefetch_factor == factor
+    rows = [batch["u"] for batch in loader]
+    np.testing.assert_array_equal(torch.cat(rows), split.read(range(len(split)), ["u"])["u"])
+
+
 def test_parts_of_the_fields(split) -> None:
     whole = split.read(range(12), ["a"])["a"]
     for cache in (True, False):
@@ -360,3 +372,27 @@ def test_sums_of_the_checksum_by_definition(n: int) -> None:
             first = (first + w) % 65535
             second = (second + first) % 65535
         assert _sums(words.astype(np.uint16), lanes) == (first, second)
+
+
+@pytest.mark.parametrize(("size", "most"), [(10**6, 4), (10**7, 3), (40 * 10**6, 1)])
+def test_few_large_batches_are_read_ahead(size: int, most: int) -> None:
+    import threading
+
+    from opkit.data import _ReadAhead
+
+    started, enough = [], threading.Semaphore(0)
+
+    class Sized(torch.utils.data.Dataset):
+        def __getitem__(self, index):
+            started.append(index)
+            enough.release()
+            return {"u": torch.empty(size, dtype=torch.uint8).expand(2, -1)}
+
+    loader = _ReadAhead(Sized(), batch_size=None, sampler=range(12))
+    for k, batch in enumerate(loader):
+        assert batch["u"].nbytes == 2 * size
+        ready = min(12, k + 1 + most)
+        while len(started) < ready:
+            assert enough.acquire(timeout=60)
+        assert len(started) == ready
+    assert sorted(started) == list(range(12))

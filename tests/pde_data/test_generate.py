@@ -204,7 +204,7 @@ def test_a_process_that_writes_does_not_change_the_data(tmp_path, monkeypatch):
     # what the writer says of its shards is what is in them
     assert rebuild_index(tmp_path / "process") == manifests[1]
     assert check_dataset(tmp_path / "process", physics=True) == []
-    own = ("stamp", "sha256", "bytes")  # the time and the run times are in there
+    own = ("stamp", "sha256", "bytes", "frame")  # the time and the run times are in there
     for manifest in manifests:
         for split in manifest["splits"].values():
             split["shards"] = [
