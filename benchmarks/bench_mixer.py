@@ -311,12 +311,20 @@ def limit(schemes: Sequence[str] = ("warmup", "one expert", "paper")) -> None:
 # -- cost of a step ------------------------------------------------------------------------------
 
 
-def cost_run(n_experts: int, balanced: bool, per: int) -> dict[str, Any]:
+#: How 64 systems are shared out: evenly; nearly all at the first expert and one at each of the
+#: others; all at the first.
+SPREADS: dict[str, Callable[[int], torch.Tensor]] = {
+    "balanced": lambda e: torch.arange(64) % e,
+    "skewed": lambda e: (torch.arange(64) - 64 + e).clamp_min(0),
+    "all at one": lambda e: torch.zeros(64, dtype=torch.long),
+}
+
+
+def cost_run(n_experts: int, spread: str, per: int) -> dict[str, Any]:
     """CPU time of training steps over that of a single expert on the same batch, interleaved.
 
     64 environments, `per` trajectories of 6 times each, width 64; a MixER step alone, and with
-    the gate's updates at their default rate. Median of ratios of neighbors. Unbalanced: all
-    experts but the first have one environment each.
+    the gate's updates at their default rate. Median of ratios of neighbors.
     """
     torch.manual_seed(0)
     n = 64
@@ -325,13 +333,8 @@ def cost_run(n_experts: int, balanced: bool, per: int) -> dict[str, Any]:
         m = build_mixer(TrajectorySpec(2, n, None), n_experts=e)
         with torch.no_grad():
             m.contexts.values.normal_()
-        experts = (
-            torch.arange(n) % e
-            if balanced
-            else torch.where(torch.arange(n) < n - e + 1, 0, torch.arange(n) % e)
-        )
-        m.assigned.copy_(experts)
-        models[name] = (m, torch.optim.Adam(m.parameters(), lr=1e-4))
+        m.assigned.copy_(SPREADS[spread](e))
+        models[name] = (m, torch.optim.AdamW(m.parameters(), lr=1e-4, fused=True))
     environments = torch.arange(n).repeat_interleave(per)
     x = torch.randn(n * per, 6, 2)
     times = (0.2 * torch.arange(6.0)).expand(n * per, 6)
@@ -360,7 +363,7 @@ def cost_run(n_experts: int, balanced: bool, per: int) -> dict[str, Any]:
     for _ in range(3):
         step("single"), step("mixer"), update()
     single, mixer, updates = [], [], []
-    for _ in range(30):
+    for _ in range(30 if per < 64 else 8):
         single.append(step("single"))
         mixer.append(step("mixer"))
         updates.append(update())
@@ -375,11 +378,11 @@ def cost_run(n_experts: int, balanced: bool, per: int) -> dict[str, Any]:
 
 def cost() -> None:
     """Top-1 is sparse."""
-    for per in (4, 16):
+    for per in (4, 16, 64):
         for e in (3, 10):
-            for name, balanced in (("balanced", True), ("unbalanced", False)):
-                key = f"cost/{64 * per} trajectories, {e} experts, {name}"
-                store(key, lambda e=e, b=balanced, p=per: cost_run(e, b, p))
+            for spread in SPREADS:
+                key = f"cost/{64 * per} trajectories, {e} experts, {spread}"
+                store(key, lambda e=e, s=spread, p=per: cost_run(e, s, p))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -17,44 +19,66 @@ from .vector_fields import BANKS, Bank, taylor_field
 
 __all__ = ["Forcing", "MixER", "Plan", "build_mixer", "make_plan"]
 
+#: What a group of its own, and a second stack of groups, cost in rows (measured on a CPU).
+_GROUP, _STACK = 10, 150
+
 Gating = Literal["warmup", "paper", "gradient", "environment"]
 #: Data and mask for teacher forcing of a discrete map, and its alpha.
 Forcing = tuple[Tensor, Tensor, float]
 
 
 class Plan:
-    """Rows sorted into groups of equal size, each of one key; short groups repeat a row.
+    """Rows sorted into groups of one key, one or two stacks of equal ones; a row fills a short one.
 
     Parameters
     ----------
-    index : Tensor of int, shape (G, P)
-        Rows of each group.
+    index : Tensor of int, shape (R,)
+        Row in each slot.
     position : Tensor of int, shape (B,)
-        Where each row is in the flattened groups.
+        A slot of each row.
+    shapes : tuple of (int, int)
+        Groups and slots a group of each stack.
     """
 
-    def __init__(self, index: Tensor, position: Tensor) -> None:
-        self.index, self.position = index, position
+    def __init__(
+        self, index: Tensor, position: Tensor, shapes: tuple[tuple[int, int], ...]
+    ) -> None:
+        self.index, self.position, self.shapes = index, position, shapes
+        self.shape = shapes[0] if len(shapes) == 1 else (len(index),)
+        starts = self.split(torch.arange(len(index), device=index.device))
+        self._first = index.index_select(0, torch.cat([s[:, 0] for s in starts]))
 
     def scatter(self, x: Tensor) -> Tensor:
-        """Sort, (B, ...) -> (G, P, ...)."""
-        return x.index_select(0, self.index.flatten()).view(*self.index.shape, *x.shape[1:])
+        """Sort, (B, ...) -> (G, P, ...), or (R, ...) with two stacks."""
+        return x.index_select(0, self.index).view(*self.shape, *x.shape[1:])
+
+    def split(self, x: Tensor) -> list[Tensor]:
+        """Cut what is sorted into its stacks, (G, P, ...) of each."""
+        flat = x.reshape(len(self.index), *x.shape[len(self.shape) :])
+        parts = flat.split([g * p for g, p in self.shapes])
+        return [v.view(*s, *v.shape[1:]) for v, s in zip(parts, self.shapes, strict=True)]
 
     def first(self, x: Tensor) -> Tensor:
-        """Of the first row of each group, (B, ...) -> (G, ...)."""
-        return x.index_select(0, self.index[:, 0])
+        """Of the first row of each group, (B, ...) -> (groups, ...)."""
+        return x.index_select(0, self._first)
 
     def gather(self, x: Tensor) -> Tensor:
-        """Sort back, (G, P, ...) -> (B, ...)."""
-        return x.flatten(0, 1).index_select(0, self.position)
+        """Sort back."""
+        return x.flatten(0, len(self.shape) - 1).index_select(0, self.position)
+
+
+def _size(counts: np.ndarray) -> tuple[int, int]:
+    """Size of the groups with the least work for keys of so many rows, and the work in rows."""
+    sizes = np.unique(np.ceil(counts[:, None] / np.arange(1, 17)).astype(int))
+    work = (-(-counts[:, None] // sizes)).sum(axis=0) * (sizes + _GROUP)
+    return int(sizes[work.argmin()]), int(work.min())
 
 
 def make_plan(keys: Tensor) -> Plan:
-    """Group rows by key.
+    """Group rows by key, so that little is padded however unequal the keys are.
 
-    The size of a group is the one with the least work, groups x (rows a group + 22): the weights
-    and gradients of a group cost about as much as 22 rows (measured on a CPU). However unequal the
-    keys are, little is padded.
+    Keys of many rows get larger groups than those of few where this saves more than what twice as
+    many operations cost; never on a GPU.
 
     Parameters
     ----------
@@ -63,20 +87,31 @@ def make_plan(keys: Tensor) -> Plan:
     k = keys.detach().cpu().numpy()
     order = np.argsort(k, kind="stable")
     counts = np.unique(k[order], return_counts=True)[1]
-    sizes = np.unique(np.ceil(counts[:, None] / np.arange(1, 17)).astype(int))
-    groups_of = -(-counts[:, None] // sizes)
-    size = int(sizes[(groups_of.sum(axis=0) * (sizes + 22)).argmin()])
-    groups = -(-counts // size)
-    start = np.repeat(np.cumsum(groups) - groups, counts)
-    within = np.arange(len(k)) - np.repeat(np.cumsum(counts) - counts, counts)
-    slot = (start + within // size) * size + within % size
-    filled = np.full(int(groups.sum()) * size, -1)
-    filled[slot] = order
-    index = filled.reshape(-1, size)
-    index = np.where(index < 0, index[:, :1], index)
+    offsets = np.cumsum(counts) - counts
+    by_size = np.argsort(-counts, kind="stable")
+    ranked = counts[by_size]
+    size, work = _size(ranked)
+    cuts, sizes = [0, len(ranked)], [size]
+    if ranked[0] > ranked[-1] and keys.device.type == "cpu":
+        cut = int((ranked[:-1] / ranked[1:]).argmax()) + 1
+        (large, work_large), (small, work_small) = _size(ranked[:cut]), _size(ranked[cut:])
+        if work_large + work_small + _STACK < work:
+            cuts, sizes = [0, cut, len(ranked)], [large, small]
+    index, shapes = [], []
+    for (a, b), size in zip(pairwise(cuts), sizes, strict=True):
+        mine = by_size[a:b]
+        groups = -(-counts[mine] // size)
+        key = np.repeat(mine, groups * size)
+        start = np.repeat((np.cumsum(groups) - groups) * size, groups * size)
+        within = np.arange(len(key)) - start  # which of the key's rows; past its last, repeat one
+        within = np.where(within < counts[key], within, within // size * size)
+        index.append(order[offsets[key] + within])
+        shapes.append((int(groups.sum()), size))
+    found = np.concatenate(index)
     position = np.empty(len(k), np.int64)
-    position[order] = slot
-    return Plan(torch.as_tensor(index).to(keys.device), torch.as_tensor(position).to(keys.device))
+    position[found[::-1]] = np.arange(len(found))[::-1]
+    slots, slot_of = (torch.as_tensor(v).to(keys.device) for v in (found, position))
+    return Plan(slots, slot_of, tuple(shapes))
 
 
 class MixER(nn.Module):
@@ -210,8 +245,8 @@ class MixER(nn.Module):
         keys : Tensor, shape (B,), optional
             Equal only for rows of one context and expert; default: no rows share one.
         """
-        plan, make, gathered = self._bound(context, experts, keys, None, 0)
-        y = plan.gather(make(gathered)(plan.scatter(x)))
+        plan, field, _ = self._bound(context, experts, keys, None, 0)
+        y = plan.gather(field(plan.scatter(x)))
         p = self._probability(context, experts)
         return y if p is None else y * p[:, None]
 
@@ -222,8 +257,8 @@ class MixER(nn.Module):
         keys: Tensor | None,
         near: Tensor | None,
         order: int,
-    ) -> Any:
-        """Plan of the batch, and how to make the field of its sorted contexts."""
+    ) -> tuple[Plan, Callable[[Tensor], Tensor], tuple[Tensor, ...]]:
+        """Plan of the batch, the field of its sorted rows, and the tensors that it depends on."""
         if self.bank.by_environment:
             if keys is None:
                 keys = torch.arange(len(context), device=context.device)
@@ -231,12 +266,23 @@ class MixER(nn.Module):
             keys = experts
         plan = make_plan(keys)
         picked = self.bank.pick(plan.first(experts))
-        make = partial(self.bank.bind, picked)
-        own = plan.scatter(self.piece(context, experts))
+        own = plan.split(plan.scatter(self.piece(context, experts)))
+        weights = zip(*(w.split([g for g, _ in plan.shapes]) for w in picked.values()), strict=True)
+        make = [partial(self.bank.bind, dict(zip(picked, w, strict=True))) for w in weights]
         if near is None or order == 0:
-            return plan, make, own
-        other = plan.scatter(self.piece(near, experts))
-        return plan, lambda c: taylor_field(make, c, other, order), own
+            fields = [m(c) for m, c in zip(make, own, strict=True)]
+        else:
+            other = plan.split(plan.scatter(self.piece(near, experts)))
+            fields = [taylor_field(*v, order) for v in zip(make, own, other, strict=True)]
+        tensors = tuple(t for f in fields for t in getattr(f, "tensors", ()))
+        if len(fields) == 1:
+            return plan, fields[0], tensors
+
+        def field(x: Tensor) -> Tensor:
+            parts = zip(fields, plan.split(x), strict=True)
+            return torch.cat([f(v).flatten(0, 1) for f, v in parts])
+
+        return plan, field, tensors
 
     def trajectories(
         self,
@@ -273,8 +319,7 @@ class MixER(nn.Module):
         Tensor, shape (B, T, d)
         """
         solver = solver or self.solver
-        plan, make, own = self._bound(context, experts, keys, near, order)
-        field = make(own)
+        plan, field, tensors = self._bound(context, experts, keys, near, order)
         start = plan.scatter(x0)
         if self.bank.discrete:
             more: dict[str, Any] = {}
@@ -287,7 +332,6 @@ class MixER(nn.Module):
             return plan.gather(
                 iterate_map(field, start, times.shape[1], limit=solver.limit, **more)
             )
-        tensors = getattr(field, "tensors", ())
         p = self._probability(context, experts)
         if p is not None:
             scale, inner = plan.scatter(p)[..., None], field

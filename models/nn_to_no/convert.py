@@ -1098,12 +1098,13 @@ def to_operator(
         operator._in_channels = shape[0 if operator._form == "field" else -1]
     if operator._graph is not None and strict:
         check_splitting(operator, operator._graph, shape[-1])
-    if isinstance(reference, Grid) and not graph and not getattr(module, "ready_made", False):
-        _try_finer(operator, reference, shape, strict)
+    if strict and isinstance(reference, Grid) and not graph:
+        if not getattr(module, "ready_made", False):
+            _try_finer(operator, reference, shape)
     return operator
 
 
-def _try_finer(op: OperatorModule, reference: Grid, shape: tuple[int, ...], strict: bool) -> None:
+def _try_finer(op: OperatorModule, reference: Grid, shape: tuple[int, ...]) -> None:
     """Run the operator once where the first axis has twice the points: a network may say no."""
     first = reference.axes[0]
     fine = Grid((first.resized(2 * first.n - is_closed(first)), *reference.axes[1:]))
@@ -1122,13 +1123,10 @@ def _try_finer(op: OperatorModule, reference: Grid, shape: tuple[int, ...], stri
         raise
     except ValueError as e:
         path, kind, line = op._origin(e.__cause__ or e)
-        error = UnsupportedLayerError(
+        raise UnsupportedLayerError(
             path, kind, f"does not take {' x '.join(map(str, fine.shape))} points, the reference "
             f"has {' x '.join(map(str, reference.shape))} ({line})",
-        )  # fmt: skip
-        if strict:
-            raise error from e
-        warnings.warn(f"kept as it is: {error}", ConversionWarning, stacklevel=3)
+        ) from e  # fmt: skip
     finally:
         for m, mode in modes:
             m.training = mode

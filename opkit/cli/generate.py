@@ -155,7 +155,11 @@ def _first_model(path: Path) -> str | None:
     from pde_data.hdf5 import open_dataset
 
     dataset, models = open_dataset(path), list_models()
-    for model in (m for m in SUGGESTED if m in models):
+    suggested = [m for m in SUGGESTED if m in models]
+    if any(s.name == "environment" and s.value is None for s in dataset.schema.scalars):
+        # samples of several systems: first what learns which is which
+        suggested.sort(key=lambda m: models[m].task != "trajectories")
+    for model in suggested:
         task = get_task(models[model].task)
         try:
             task.from_dataset(dataset, task.Options())

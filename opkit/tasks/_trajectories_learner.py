@@ -15,7 +15,7 @@ from models.mixer.adaptation import masked_mse
 from models.mixer.contexts import nearest_contexts
 
 from ..errors import UsageError
-from ..learner import Learner
+from ..learner import AdamW, Learner
 from .trajectories import TrajectoriesTask, TrajectoryArrays, TrajectoryScale
 
 if TYPE_CHECKING:
@@ -79,6 +79,49 @@ def segments(
         times[row, :n] = arrays.times[i, start : stop + 1]
         times[row, n:] = times[row, n - 1]
     return x, times, observed, np.array([i for i, _, _ in pieces])
+
+
+def random_windows(
+    x: Tensor, times: Tensor, observed: Tensor, *, least: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cut a random part of at least `least` of its steps out of each trajectory.
+
+    Parts start where all states are observed, and have values after that; a trajectory in which
+    no other part does is taken from its start on. Draws from torch's global generator.
+
+    Parameters
+    ----------
+    x, times, observed : Tensor, shape (B, T, d), (B, T), (B, T, d)
+        As `segments` gives them.
+    least : float, in (0, 1]
+
+    Returns
+    -------
+    x, times, observed : Tensor
+        The same shapes; nothing is observed after the end of a part.
+    """
+    b, n = times.shape
+    at = torch.arange(n, device=x.device)
+    seen = observed.any(dim=2)
+    last = (at * seen).amax(dim=1)  # of each trajectory
+    shortest = torch.ceil(least * last).clamp_min(1)
+    draw = torch.rand(2, b, device=x.device)
+    length = shortest + ((last - shortest + 1) * draw[0]).floor()
+    length = torch.minimum(length, last).long()
+    # a start: complete, with a value within the length after it, which ends in the trajectory
+    until = seen.cumsum(dim=1)
+    end = (at + length[:, None]).clamp_max(n - 1)
+    fits = at + length[:, None] <= last[:, None]
+    possible = observed.all(dim=2) & fits & (until.gather(1, end) > until)
+    count = possible.sum(dim=1)
+    number = (draw[1] * count).long()  # of the start among the possible ones
+    start = (possible.cumsum(dim=1) > number[:, None]).long().argmax(dim=1)
+    length = torch.where(count > 0, length, last)
+    index = torch.minimum(start[:, None] + at, (start + length)[:, None])
+    inside = at <= length[:, None]
+    x, observed = (v.gather(1, index[..., None].expand_as(v)) for v in (x, observed))
+    times = times.gather(1, index)
+    return x, times - times[:, :1], observed & inside[..., None]
 
 
 class TrajectoryData(TorchDataset[tuple[Tensor, ...]]):
@@ -185,6 +228,7 @@ class TrajectoryLearner(Learner):
         inner = (12 if paper else 0) if inner is None else inner
         self.order, self.pool = settings.taylor_order, min(settings.pool, n)
         self.relative, self.context_lr = config.loss == "relative", settings.context_lr
+        self.window, self.reweight = settings.window, settings.reweight
         self.forcing = settings.forcing if model.bank.discrete else 1.0
         self.time = scale.time
         try:
@@ -208,17 +252,18 @@ class TrajectoryLearner(Learner):
         self._optimizer: torch.optim.Optimizer | None = None
 
     def optimizer(self, config: FitConfig) -> torch.optim.Optimizer:
-        """Adam; contexts with a learning rate of their own."""
+        """AdamW; contexts with a learning rate of their own."""
         contexts = list(self.model.contexts.parameters())
         own = {id(p) for p in contexts}
         rest = [p for p in self.model.parameters() if id(p) not in own]
-        self._optimizer = torch.optim.AdamW(
+        self._optimizer = AdamW(
             [
                 {"params": contexts, "lr": config.lr * self.context_lr, "weight_decay": 0.0},
                 {"params": rest, "lr": config.lr},
             ],
             lr=config.lr,
             weight_decay=config.weight_decay,
+            fused=contexts[0].device.type in ("cpu", "cuda"),
         )
         return self._optimizer
 
@@ -278,7 +323,10 @@ class TrajectoryLearner(Learner):
             context, mine = context.repeat(copies, 1), mine.repeat(copies)
             step = torch.arange(copies, device=x.device).repeat_interleave(len(rows))
             keys = mine * copies + step
-        picked = [v[rows].repeat(copies, *[1] * (v.ndim - 1)) for v in (x, times, observed)]
+        data = x[rows], times[rows], observed[rows]
+        if self.window < 1:
+            data = random_windows(*data, least=self.window)
+        picked = [v.repeat(copies, *[1] * (v.ndim - 1)) for v in data]
         forcing = (picked[0], picked[2], self.forcing) if self.forcing < 1 else None
         found = model.trajectories(
             picked[0][:, 0], picked[1], context, experts[mine], keys=keys, near=near, order=order,
@@ -288,10 +336,21 @@ class TrajectoryLearner(Learner):
         if self.relative:
             each = each / _power(picked[0], picked[2])
         each = each.view(copies, len(rows)).mean(dim=0)
+        if self.reweight:
+            each = each * self._importance(each.detach(), environments[rows], weights[rows])
         if len(rows) < len(x):
             scaled = each * (float(weights.sum()) / len(rows))
             each = each.new_zeros(len(x)).index_add(0, rows, scaled)
         return each + self.meta.penalty()
+
+    def _importance(self, each: Tensor, environments: Tensor, weights: Tensor) -> Tensor:
+        """Softmax of the environments' mean losses, of mean 1 over the environments, by row."""
+        present, row = environments[weights > 0].unique(return_inverse=True)
+        total = each.new_zeros(len(present)).index_add(0, row, each[weights > 0])
+        share = (total / torch.bincount(row)).softmax(dim=0) * len(present)
+        found = torch.ones_like(each)
+        found[weights > 0] = share[row]
+        return found
 
     def errors(self, *batch: Tensor) -> dict[str, Tensor]:
         """Errors of whole trajectories that run free."""

@@ -46,6 +46,10 @@ class TrajectoriesOptions(TaskOptions):
         None, ge=1, description="stored times that a training trajectory is followed before it "
         "starts anew from the data (multiple shooting); default the whole trajectory",
     )  # fmt: skip
+    window: float = Field(
+        1.0, gt=0, le=1, description="each step trains on a random part of each trajectory (or of "
+        "what the horizon leaves of it), at least this long; 1: on all of it",
+    )  # fmt: skip
     method: Literal["rk4", "dopri5"] = Field(
         "rk4", description="rk4: fixed steps; dopri5: torchdiffeq's, which chooses its steps"
     )
@@ -82,6 +86,10 @@ class TrajectoriesOptions(TaskOptions):
     balance: float = Field(
         0.0, ge=0, description="of the load balancing loss, with gating=gradient"
     )
+    reweight: bool = Field(
+        False, description="weigh environments by the softmax of their losses, so that those "
+        "learned worst count most",
+    )  # fmt: skip
     context_lr: float = Field(
         1.0, gt=0, description="learning rate of the contexts over that of the weights"
     )

@@ -90,8 +90,8 @@ def all_facts(path: Path) -> ShardFacts:
 def sound_shards(root: Path) -> list[ShardFacts]:
     """Return `shard_facts` of all shards that are sound.
 
-    Those of which the index says that they are is believed, as long as all bytes of the file but
-    those of the fields, which are not looked at, are the same.
+    A shard of the index is one as long as all bytes beside its fields are those that the index was
+    made from; the others are gone through.
     """
     try:
         found = find_shards(root)

@@ -227,20 +227,54 @@ def test_a_batch_is_its_trajectories_one_by_one(expert, split):
     torch.testing.assert_close(every[experts, torch.arange(40)], found, rtol=1e-10, atol=1e-11)
 
 
-@pytest.mark.parametrize("counts", [(40,), (1, 1, 1), (100, 1, 3), (7, 0, 9), (500, 2, 2, 2, 2)])
-def test_plan_groups_by_key_and_pads_little(counts):
+@pytest.mark.parametrize(
+    ("counts", "stacks"),
+    [((40,), 1), ((1, 1, 1), 1), ((100, 1, 3), 1), ((7, 0, 9), 1), ((500, 2, 2, 2, 2), 2),
+     ((3000, 2, 5, 2, 2, 3, 7), 2), ((900, 901, 30, 20, 31, 30, 29, 30), 2)],
+)  # fmt: skip
+def test_plan_groups_by_key_and_pads_little(counts, stacks):
     keys = torch.cat([torch.full((n,), k) for k, n in enumerate(counts)])
     keys = keys[torch.randperm(len(keys), generator=torch.Generator().manual_seed(0))]
     plan = make_plan(keys)
-    sorted_ = plan.scatter(keys)
-    assert (sorted_ == sorted_[:, :1]).all()
-    torch.testing.assert_close(plan.gather(sorted_), keys)
-    torch.testing.assert_close(plan.gather(plan.scatter(torch.arange(len(keys)))),
-                               torch.arange(len(keys)))  # fmt: skip
-    groups, size = plan.index.shape
-    used = len([n for n in counts if n])
-    assert groups * size <= 2 * len(keys) + 22 * used
-    torch.testing.assert_close(plan.first(keys), sorted_[:, 0])
+    assert len(plan.shapes) == stacks
+    for stack in plan.split(plan.scatter(keys)):
+        assert (stack == stack[:, :1]).all()
+    starts = torch.cat([s[:, 0] for s in plan.split(plan.scatter(keys))])
+    torch.testing.assert_close(plan.first(keys), starts)
+    rows = torch.arange(len(keys))
+    torch.testing.assert_close(plan.gather(plan.scatter(rows)), rows)
+    slots, used = len(plan.index), len([n for n in counts if n])
+    assert slots <= 2 * len(keys) + 22 * used
+    assert stacks == 1 or slots <= 1.05 * len(keys)
+
+
+@pytest.mark.parametrize("expert", list(BANKS))
+@pytest.mark.parametrize("order", [0, 1])
+def test_two_stacks_and_one_give_the_same(expert, order, monkeypatch):
+    """States and gradients, where one expert has nearly all rows."""
+    model = random_model(expert)
+    model.assigned.copy_(torch.tensor([0, 0, 0, 0, 0, 1, 2]))
+    environments = torch.where(torch.arange(1200) < 1150, 0, torch.arange(1200) % 7)
+    x0, times = torch.randn(1200, 2).double(), torch.linspace(0, 1, 4).double().expand(1200, 4)
+    context = model.contexts(environments)
+    near = model.contexts((environments + 1) % 5) if order else None
+    experts = model.experts()[environments]
+
+    def run():
+        model.zero_grad()
+        y = model.trajectories(
+            x0, times, context, experts, keys=environments, near=near, order=order
+        )
+        y.square().mean().backward(retain_graph=True)
+        return [y.detach(), *(p.grad.clone() for p in model.parameters())]
+
+    assert len(make_plan(environments if model.bank.by_environment else experts).shapes) == 2
+    two = run()
+    # one group size for all: what is done off the CPU
+    monkeypatch.setattr("models.mixer.mixer._STACK", 10**9)
+    assert len(make_plan(experts).shapes) == 1
+    for a, b in zip(two, run(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
 def test_top_one_runs_one_expert_a_trajectory():

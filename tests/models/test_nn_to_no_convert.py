@@ -408,3 +408,129 @@ def test_dropout_drops_channels():
     y = op.train()(torch.ones(4, 8, 16, 16))
     assert torch.equal(y.amax((2, 3)), y.amin((2, 3))) and set(y.unique().tolist()) == {0.0, 2.0}
     assert torch.equal(op.eval()(torch.ones(1, 8, 16, 16)), torch.ones(1, 8, 16, 16))
+
+
+# -- networks that people have --------------------------------------------------------------------
+
+
+class FixedSize(nn.Module):
+    """Insists on the size of its images, as vision transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = conv(1, 2)
+
+    def forward(self, x):
+        assert x.shape[2] == 16, f"wrong height {x.shape[2]}"
+        return self.embed(x)
+
+
+class SumsOfSizes(nn.Module):
+    """Joins a field that was pooled and refined with the field itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.up = nn.MaxPool2d(2), nn.ConvTranspose2d(1, 1, 2, 2)
+
+    def forward(self, x):
+        return torch.cat([x, self.up(self.pool(x))], 1)
+
+
+def test_a_network_that_insists_on_its_size_is_refused():
+    message = (
+        r"^inner \(FixedSize\): does not take 32 x 16 points, the reference has 16 x 16 "
+        r"\(wrong height 32\)"
+    )
+    net = nn.Sequential()
+    net.add_module("inner", FixedSize())
+    with pytest.raises(UnsupportedLayerError, match=message):
+        to_operator(net, reference=PERIODIC)
+    op = to_operator(net, reference=PERIODIC, strict=False)
+    assert torch.equal(op(on(PERIODIC)), net(on(PERIODIC)))
+
+
+def test_grids_that_a_network_cannot_take_are_named():
+    op = to_operator(SumsOfSizes(), reference=(16, 16), boundary="vertex")
+    op(torch.zeros(1, 1, 31, 31))
+    message = (
+        r"^f has shape \(1, 1, 32, 32\): the module itself \(SumsOfSizes\) does not take it \("
+    )
+    with pytest.raises(ValueError, match=message):
+        op(torch.zeros(1, 1, 32, 32))
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 16, 16), (1, 1, 32, 32), (2, 2, 16), (2, 16, 16), ()])
+def test_wrong_channels_and_axes_are_named(shape):
+    op = to_operator(nn.Sequential(conv(2, 2), nn.GELU()), reference=PERIODIC)
+    with pytest.raises(
+        ValueError, match=r"f has shape .*expected .*(in_channels=2|axes of points)"
+    ):
+        op(torch.zeros(shape))
+
+
+def test_dropout_called_as_a_function_is_found():
+    class Drops(nn.Module):
+        def __init__(self, p: float) -> None:
+            super().__init__()
+            self.conv, self.p = conv(1, 1), p
+
+        def forward(self, x):
+            return F.dropout(self.conv(x), self.p, self.training)
+
+    with pytest.raises(UnsupportedLayerError, match="calls dropout: drops single points"):
+        to_operator(Drops(0.5), reference=PERIODIC)
+    to_operator(Drops(0.0), reference=PERIODIC)
+
+
+@torch.no_grad()
+def test_pooled_values_are_a_vector_on_every_grid():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        conv(1, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    ).eval()  # fmt: skip
+    op = to_operator(net, reference=PERIODIC)
+    assert torch.equal(op(on(PERIODIC)), net(on(PERIODIC)))
+    fine = op(on(PERIODIC.refined(4)))
+    assert fine.shape == (1, 3) and float((fine - op(on(PERIODIC))).abs().max()) < 1e-2
+
+
+def test_encoders_over_points():
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.lift, self.out = nn.Linear(1, 8), nn.Linear(8, 1)
+            self.encoder = nn.TransformerEncoder(layer, 2)
+
+        def forward(self, x):
+            y = self.encoder(self.lift(x.flatten(2).transpose(1, 2)))
+            return self.out(y).transpose(1, 2).unflatten(2, x.shape[2:])
+
+    torch.manual_seed(0)
+    net = Encoder().eval()
+    op = to_operator(net, reference=PERIODIC)
+    f = on(PERIODIC)
+    with torch.no_grad():
+        assert torch.equal(op(f), net(f))
+        assert float((op(on(PERIODIC.refined(2)))[..., ::2, ::2] - net(f)).abs().max()) < 1e-3
+
+
+def test_networks_of_torchvision():
+    vision = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    net = vision.resnet18(weights=None).eval()
+    op = to_operator(net, reference=(32, 32), boundary="cell")
+    with torch.no_grad():
+        assert float((op(x) - net(x)).abs().max()) <= 1e-5 * float(net(x).abs().max())
+        assert op(torch.randn(1, 3, 64, 64)).shape == (1, 1000)
+    refused = {
+        "does not take 64 x 32 points": vision.VisionTransformer(32, 8, 1, 2, 16, 32),
+        "calls adaptive_avg_pool2d": vision.mobilenet_v2(weights=None),
+        "calls interpolate": vision.segmentation.lraspp_mobilenet_v3_large(
+            weights=None, weights_backbone=None
+        ),
+    }
+    for reason, other in refused.items():
+        with pytest.raises(UnsupportedLayerError, match=reason):
+            to_operator(other, reference=(32, 32), boundary="cell", example=(3, 32, 32))

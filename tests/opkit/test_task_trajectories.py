@@ -20,7 +20,12 @@ from opkit.fit import FitConfig, fit
 from opkit.operator import load
 from opkit.predict import PredictConfig, predict
 from opkit.report import report
-from opkit.tasks._trajectories_learner import TrajectoryData, TrajectoryLearner, segments
+from opkit.tasks._trajectories_learner import (
+    TrajectoryData,
+    TrajectoryLearner,
+    random_windows,
+    segments,
+)
 from opkit.tasks.trajectories import (
     TrajectoriesOptions,
     TrajectoriesTask,
@@ -151,6 +156,48 @@ def test_trajectories_that_cannot_start():
         segments(arrays_of(np.zeros((1, 4, 1)), observed))
 
 
+# -- random parts ----------------------------------------------------------------------------------
+
+
+def test_random_windows_are_parts_of_the_data():
+    """Every allowed start and length comes up, nothing else does."""
+    torch.manual_seed(0)
+    n = 9
+    x = torch.arange(n, dtype=torch.float64)[None, :, None] * torch.tensor([1.0, 10.0])
+    observed = torch.ones(1, n, 2, dtype=torch.bool)
+    observed[0, 2, 1] = False  # no start here
+    observed[0, 8:] = False  # ends at 7
+    times = torch.arange(n, dtype=torch.float64)[None] ** 1.5
+    times[0, 8] = times[0, 7]
+    found = set()
+    for _ in range(40):
+        many = (v.expand(50, *v.shape[1:]) for v in (x, times, observed))
+        y, t, seen = random_windows(*many, least=0.5)
+        for row in range(50):
+            start = int(y[row, 0, 0])
+            length = int(seen[row].any(dim=1).nonzero().max())
+            found.add((start, length))
+            k = slice(start, start + length + 1)
+            torch.testing.assert_close(y[row, : length + 1], x[0, k])
+            torch.testing.assert_close(t[row, : length + 1], times[0, k] - times[0, start])
+            assert torch.equal(seen[row, : length + 1], observed[0, k])
+            assert not seen[row, length + 1 :].any()
+            assert (t[row, length:] == t[row, length]).all()
+    # at least half of 7 steps, rounded up
+    expected = {(s, k) for k in range(4, 8) for s in range(8 - k) if s != 2}
+    assert found == expected
+
+
+def test_random_windows_where_only_the_start_is_complete():
+    x = torch.randn(3, 5, 2)
+    observed = torch.zeros(3, 5, 2, dtype=torch.bool)
+    observed[:, 0] = observed[:, 4, 0] = True
+    times = torch.arange(5.0).expand(3, 5)
+    for _ in range(20):  # a part would have no values
+        y, t, seen = random_windows(x, times, observed, least=0.2)
+        assert torch.equal(y, x) and torch.equal(t, times) and torch.equal(seen, observed)
+
+
 # -- losses --------------------------------------------------------------------------------------
 
 
@@ -187,6 +234,26 @@ def test_losses_and_errors_by_hand(data):
         assert errors["rel_l2"][i].item() == pytest.approx(rel, rel=1e-5)
         physical = ((e[i] * scale.scale)[seen[i]] ** 2).mean()
         assert errors["mse"][i].item() == pytest.approx(physical, rel=1e-5)
+
+
+def test_windows_and_weights_by_hand(data):
+    learner, batch, _, scale = learner_of(data, window=0.6, reweight=True)
+    plain, _, _, _ = learner_of(data)
+    plain.model.load_state_dict(learner.model.state_dict())
+    x, times, observed, environments, weights = batch
+    with torch.no_grad():
+        torch.manual_seed(5)
+        losses = learner.losses(*batch)
+        torch.manual_seed(5)
+        z = (x - torch.tensor(scale.shift)) / torch.tensor(scale.scale)
+        z, t, seen = random_windows(z, times / scale.time, observed, least=0.6)
+        x = z * torch.tensor(scale.scale) + torch.tensor(scale.shift)
+        parts = plain.losses(x, t * scale.time, seen, environments, weights)
+    assert not torch.allclose(parts, plain.losses(*batch).detach(), rtol=1e-2)
+    mean = torch.stack([parts[environments == e].mean() for e in range(4)])
+    expected = parts * (4 * mean.softmax(0))[environments]
+    torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-6)
+    assert mean.max() > 1.05 * mean.min()  # the weights differ
 
 
 def test_what_is_not_observed_does_not_matter(data):
@@ -319,6 +386,7 @@ def test_other_gatings_resume_too(data, tmp_path, gating):
         ({"options": {"n_experts": 5}}, "n_experts=5: the data has 4 environments"),
         ({"task": {"field": "nothing"}}, "unknown field 'nothing'"),
         ({"task": {"horizon": 0}}, "horizon"),
+        ({"task": {"window": 1.5}}, "window"),
         ({"task": {"gradients": "adjoint"}}, "gradients='adjoint' needs method='dopri5'"),
         ({"max_seconds": 5.0}, "the warm-up counts steps"),
         ({"resolution": (8,)}, "the trajectories task trains on the data as stored"),
