@@ -125,14 +125,14 @@ def small(root: Path, name: str, n: int, repeats: int) -> dict[str, object]:
         generate(GenerateConfig(out=root / f"{name}{k}", **settings))
         marks.append(clocks())
         runs.append(np.diff(marks, axis=0))
-        (wall, alone, _), (whole, solving, writing) = runs[-1]
+        (wall, alone, _), (whole, solving, writing) = runs[-1].tolist()
         print(
             f"{name}: {n} samples of 64 KB, {wall:.2f} s alone, {whole:.2f} s generated, ratio "
             f"{wall / whole:.2f} (required 0.85 on two idle cores); processor time {alone:.2f} s "
             f"alone, {solving:.2f} s beside {writing:.2f} s of writing, ratio "
             f"{alone / max(solving, writing):.2f}"
         )
-    alone, whole = np.min(runs, axis=0)
+    alone, whole = np.min(runs, axis=0).tolist()
     before = clocks()
     if name == "cheap":  # known to this process alone
         generate(GenerateConfig(out=root / f"{name}0", **settings, resume=True))
@@ -143,13 +143,13 @@ def small(root: Path, name: str, n: int, repeats: int) -> dict[str, object]:
             [*command, *options, f"--out={root / f'{name}0'}", "--resume"],
             check=True, capture_output=True,
         )  # fmt: skip
-    taken = clocks() - before
-    resumed = {"wall": round(taken[0], 2), "processor": round(taken[1] + taken[2], 2)}
+    wall, here, there = (clocks() - before).tolist()
+    resumed = {"wall": round(wall, 2), "processor": round(here + there, 2)}
     print(f"{name}: resumed in {resumed} s")
     busy = max(whole[1], whole[2])
     return {
         "samples": n,
-        "wall, of the solver's throughput": round(max(r[0, 0] / r[1, 0] for r in runs), 2),
+        "wall, of the solver's throughput": round(float(max(r[0, 0] / r[1, 0] for r in runs)), 2),
         "processor milliseconds a sample": {
             "solver alone": round(1e3 * alone[1] / n, 2),
             "process that solves": round(1e3 * whole[1] / n, 2),

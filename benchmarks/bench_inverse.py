@@ -51,6 +51,11 @@ MODELS = {
     "lpn": "lpn", "lpn_matched": "lpn", "dncnn": "dncnn", "dncnn_long": "dncnn_long",
     "unet": "unet_denoiser",
 }  # fmt: skip
+TITLES = {
+    "lpn": "LPN", "dncnn": "DnCNN", "unet": "U-Net", "tv": "TV", "tikhonov": "Tikhonov",
+    "lpn_matched": "LPN trained at the noise", "dncnn_long": "DnCNN, as many steps as LPN",
+    "lpn_mgno": "LPN, through MgNO", "lpn_deeponet": "LPN, through DeepONet",
+}  # fmt: skip
 #: The data of the sources are far too precise to train a prior at their noise.
 DIGITS_ALONE = ("lpn_matched", "dncnn_long")
 
@@ -327,6 +332,10 @@ def summary(cells: list[dict]) -> list[dict]:
             row["converged"] = sum(c["converged"] for c in mine)
         if "misfit_of_solver" in mine[0]:
             row["misfit_of_solver"] = statistics.fmean(c["misfit_of_solver"]["mean"] for c in mine)
+        if "operator_error_over_noise" in mine[0]:
+            row["operator_error_over_noise"] = statistics.fmean(
+                c["operator_error_over_noise"] for c in mine
+            )
         rows.append(row)
     return rows
 
@@ -349,6 +358,73 @@ def comparison(rows: list[dict]) -> list[dict]:
                 entry[f"behind_{plain}_db"] = by[plain]["psnr"] - by["lpn"]["psnr"]
         out.append(entry)
     return out
+
+
+def tables(rows: list[dict]) -> list[str]:
+    """Write what was measured as tables, for docs/inverse.md."""
+    out = []
+    for task, title in (
+        ("digits", "Digits: PSNR in dB (SSIM), mean and deviation over the seeds"),
+        ("source", "Sources: relative L2 error, mean and deviation over the seeds"),
+    ):
+        mine = [r for r in rows if r["task"] == task]
+        methods = [m for m in METHODS if any(r["method"] == m for r in mine)]
+        if not mine:
+            continue
+        out += [f"**{title}**", "", "| noise | " + " | ".join(TITLES[m] for m in methods)
+                + " | LPN against the best baseline | its certificates |"]  # fmt: skip
+        out.append("|---" * (len(methods) + 3) + "|")
+        for noise in sorted({r["noise"] for r in mine}):
+            by = {r["method"]: r for r in mine if r["noise"] == noise}
+            cells = [_shown(task, by[m]) if m in by else "" for m in methods]
+            judged = next((c for c in comparison(list(by.values()))), None)
+            beside = said = ""
+            if judged is not None:
+                beside = f"{judged['gain_db']:+.2f} dB, {judged['rel_l2_ratio']:.3f} of its error"
+            if "lpn" in by:
+                r = by["lpn"]
+                said = (
+                    f"convergence {r['guaranteed']} of {r['seeds']}, consistency "
+                    f"{r['consistent']} of {r['seeds']}"
+                )
+            out.append(f"| {noise:g} | " + " | ".join([*cells, beside, said]) + " |")
+        out.append("")
+    mine = [r for r in rows if r["task"] == "darcy"]
+    if mine:
+        out += ["**Log-coefficient of Darcy's equation**", "", "| | seeds | relative L2 error | "
+                "squared residual over noise, by the solver | operator's error over noise |",
+                "|---|---|---|---|---|"]  # fmt: skip
+        for r in mine:
+            own = r.get("operator_error_over_noise")
+            out.append(
+                f"| {TITLES[r['method']]} | {r['seeds']} | {_spread(r, 'rel_l2')} | "
+                f"{r['misfit_of_solver']:.2g} | {'' if own is None else f'{own:.2g}'} |"
+            )
+        out.append("")
+    return out
+
+
+def _spread(row: dict, key: str, digits: int = 3) -> str:
+    std = row.get(f"{key}_std")
+    return f"{row[key]:.{digits}f}" + ("" if std is None else f" ± {std:.{digits}f}")
+
+
+def _shown(task: str, row: dict) -> str:
+    text = _spread(row, "rel_l2") if task == "source" else f"{_spread(row, 'psnr', 2)}"
+    if task == "digits" and "ssim" in row:
+        text += f" ({row['ssim']:.3f})"
+    if row["seeds"] < 3:
+        text += f", {row['seeds']} seed" + "s" * (row["seeds"] > 1)
+    return text + (f", {row['diverged']} diverged" if row["diverged"] else "")
+
+
+def write_docs(rows: list[dict]) -> None:
+    """Replace the tables of docs/inverse.md."""
+    page = Path(__file__).parents[1] / "docs" / "inverse.md"
+    before, _, rest = page.read_text(encoding="utf-8").partition("<!-- measured -->\n")
+    after = rest.partition("<!-- end -->")[2]
+    text = "\n".join(tables(rows))
+    page.write_text(f"{before}<!-- measured -->\n{text}<!-- end -->{after}", encoding="utf-8")
 
 
 def main() -> None:
@@ -394,6 +470,8 @@ def main() -> None:
          "settings": {k: {a: b for a, b in v.items()} for k, v in TASKS.items()},
          "steps": args.steps},
     )  # fmt: skip
+    if args.out == RESULTS:
+        write_docs(rows)
     for c in comparison(rows):
         print(json.dumps(c))
     print("wrote", args.out)

@@ -98,6 +98,8 @@ def adapt(config: AdaptConfig, *, progress: Progress | None = None) -> Operator:
         raise UsageError(
             f"{config.run}: gating=environment has an expert for each environment and none for new"
         )
+    if model.gating == "oracle" and config.route == "gate":
+        raise UsageError(f"route=gate: {config.run} was told the families and has no gate")
     dataset = open_dataset(config.data)
     if reason := task.misfit(dataset.schema):
         raise UsageError(f"{config.data} does not fit {config.run}: {reason}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ __all__ = ["Forcing", "MixER", "Plan", "build_mixer", "make_plan"]
 #: What a group of its own, and a second stack of groups, cost in rows (measured on a CPU).
 _GROUP, _STACK = 10, 150
 
-Gating = Literal["warmup", "paper", "gradient", "environment"]
+Gating = Literal["warmup", "paper", "gradient", "environment", "oracle"]
 #: Data and mask for teacher forcing of a discrete map, and its alpha.
 Forcing = tuple[Tensor, Tensor, float]
 
@@ -122,11 +122,11 @@ class MixER(nn.Module):
     bank : Bank
         The experts; its ``context_size`` is that of the part of a context an expert sees.
     n_environments : int
-    gating : {"warmup", "paper", "gradient", "environment"}
+    gating : {"warmup", "paper", "gradient", "environment", "oracle"}
         ``warmup`` and ``paper``: a linear gate on the contexts that no gradient reaches, set by
         `GateUpdate`. ``gradient``: a gate as in the Switch transformer: the expert's output is
         multiplied by its softmax probability, so that gradients reach the gate. ``environment``:
-        expert i for environment i.
+        expert i for environment i. ``oracle``: `assigned` is set from outside.
     split_context : bool
         Each expert sees its own part of the context, the gate all of it.
     solver : Solver
@@ -163,10 +163,9 @@ class MixER(nn.Module):
     ) -> None:
         super().__init__()
         e = bank.n_experts
-        if gating not in ("warmup", "paper", "gradient", "environment"):
-            raise ValueError(
-                f"gating={gating!r}: allowed 'warmup', 'paper', 'gradient', 'environment'"
-            )
+        if gating not in get_args(Gating):
+            allowed = ", ".join(map(repr, get_args(Gating)))
+            raise ValueError(f"gating={gating!r}: allowed {allowed}")
         if gating == "environment" and e != n_environments:
             raise ValueError(
                 f"n_experts={e}: gating='environment' needs one for each of {n_environments} "
@@ -390,7 +389,7 @@ def build_mixer(
     *,
     n_experts: int | None = None,
     expert: Literal["ncf", "coda", "geps", "plrnn"] = "ncf",
-    gating: Literal["warmup", "paper", "gradient", "environment"] = "warmup",
+    gating: Literal["warmup", "paper", "gradient", "environment", "oracle"] = "warmup",
     context_size: int | None = None,
     split_context: bool | None = None,
     width: int = 64,
@@ -408,9 +407,9 @@ def build_mixer(
     expert : {"ncf", "coda", "geps", "plrnn"}
         Kind of the experts, see `models.mixer.vector_fields`. plrnn is a map from one stored time
         to the next.
-    gating : {"warmup", "paper", "gradient", "environment"}
+    gating : {"warmup", "paper", "gradient", "environment", "oracle"}
         See `MixER`; ``paper`` is the published scheme to the letter, ``warmup`` trains one shared
-        expert first.
+        expert first, ``oracle`` is told the families.
     context_size : int, optional
         Of all of a context; default 8, or 4 for each expert with `split_context`.
     split_context : bool, optional
@@ -423,13 +422,18 @@ def build_mixer(
     Raises
     ------
     ValueError
-        A context that cannot be split.
+        A context that cannot be split; an oracle without families, or not an expert for each.
     """
     n = spec.n_environments
     if n_experts is None:
         n_experts = spec.n_families or max(1, min(4, n // 3))
         n_experts = n if gating == "environment" else min(n_experts, n)
     positive(n_experts=n_experts)
+    if gating == "oracle" and n_experts != spec.n_families:
+        raise ValueError(
+            f"n_experts={n_experts}: gating='oracle' needs one for each of the data's "
+            f"{spec.n_families or 0} families"
+        )
     split = gating == "paper" if split_context is None else split_context
     if context_size is None:
         context_size = 4 * n_experts if split else 8

@@ -565,6 +565,8 @@ class _Walk:
             scope.note(layer, "an operator already")
             return layer
         kind, changed = _base_type(layer)
+        if type(layer).__module__.startswith("torch_geometric.nn.pool"):
+            raise scope.refuse(layer, "picks or joins points, other ones on other points")
         if kind is None and is_message_passing(layer):
             layer = convert_message_passing(layer, scope)
         if kind is not None:
@@ -1196,10 +1198,15 @@ def _candidates(op: OperatorModule) -> list[tuple[str, tuple[int, ...]]]:
     def tokens(*channels: int) -> None:
         out.extend(("tokens", (n, c)) for c in channels if c > 0)
 
+    if op._graph is not None:
+        sizes: list[int] = []
+        for layer in op.network.modules():
+            for name in ("in_channels", "in_features"):
+                size = getattr(layer, name, None)
+                sizes += [size] if isinstance(size, int) and size not in sizes else []
+        tokens(*sizes, *(s - dim for s in sizes if s - dim not in sizes))
+        return out
     for layer in op.network.modules():
-        if is_message_passing(layer) and isinstance(getattr(layer, "in_channels", None), int):
-            tokens(layer.in_channels, layer.in_channels - dim)  # type: ignore[arg-type,operator]
-            break
         if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
             field(layer.in_channels, layer.in_channels - dim, layer.in_channels - 2 * dim)
             break

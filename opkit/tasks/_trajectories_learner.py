@@ -215,6 +215,9 @@ class TrajectoryLearner(Learner):
             raise UsageError(f"method={settings.method}: expert=plrnn is a map, not integrated")
         if settings.gradients == "adjoint" and settings.taylor_order:
             raise UsageError("gradients=adjoint: not with taylor_order above 0; use direct")
+        if model.gating == "oracle":
+            _, kind = np.unique(task.families, return_inverse=True)
+            model.assigned.copy_(torch.as_tensor(kind))
         paper, n, e = model.gating == "paper", model.n_environments, model.n_experts
         warmup = settings.warmup
         if warmup is None:

@@ -323,7 +323,7 @@ def test_point_models_name_what_is_wrong():
         good = (torch.zeros(1, 8, 1), torch.rand(8, 2), torch.ones(8))
         with pytest.raises(ValueError, match="in_channels=1"):
             model(torch.zeros(1, 8, 2), *good[1:])
-        with pytest.raises(ValueError, match="points have shape"):
+        with pytest.raises(ValueError, match="points: shape"):
             model(good[0], torch.rand(8, 3), good[2])
         with pytest.raises(ValueError, match="weights: 8 are negative"):
             model(*good[:2], -good[2])

@@ -294,6 +294,29 @@ def test_networks_that_take_data_and_sequences():
         assert torch.equal(converted(row)(x)[0], row(x[0], edges))
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: gnn.GraphSAGE(2, 6, 2, 1, dropout=0.1),
+        lambda: gnn.GIN(2, 6, 2, 1, jk="cat"),
+        lambda: gnn.EdgeCNN(2, 6, 2, 1),
+    ],
+)
+def test_models_of_the_library(make):
+    torch.manual_seed(0)
+    net = make().double().eval()
+    op = to_operator(net, reference=REFERENCE, radius=RADIUS)
+    x = torch.randn(1, 100, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.equal(op(x)[0], net(x[0], edges_of(points_of(REFERENCE))))
+
+
+def test_pools_are_refused():
+    message = r"pools.0 \(TopKPooling\): picks or joins points"
+    with pytest.raises(UnsupportedLayerError, match=message):
+        to_operator(gnn.GraphUNet(2, 6, 1, 2), reference=REFERENCE, radius=RADIUS)
+
+
 def test_samples_on_points_of_their_own():
     op = converted(built(Net, gnn.GraphConv))
     rng = np.random.default_rng(0)

@@ -356,14 +356,14 @@ def test_resumed_equals_uninterrupted(data, run, tmp_path):
     assert (out / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("gating", ["paper", "gradient", "environment"])
+@pytest.mark.parametrize("gating", ["paper", "gradient", "environment", "oracle"])
 def test_other_gatings_resume_too(data, tmp_path, gating):
     results = []
     for stop_at in (None, 9):
         out = tmp_path / f"{gating}{stop_at}"
         options = settings(
-            data, out, options={"width": 8, "depth": 1, "gating": gating}, task={"inner_steps": 2},
-            epochs=2,
+            data, out, options={"width": 8, "depth": 1, "gating": gating}, epochs=2,
+            task={"inner_steps": 2, "window": 0.6, "reweight": True},
         )  # fmt: skip
 
         def stop(done: int, *_: Any, at: int | None = stop_at) -> None:
@@ -377,6 +377,8 @@ def test_other_gatings_resume_too(data, tmp_path, gating):
         op = fit(options)
         results.append((out / "model.safetensors").read_bytes())
         assert op.model.n_experts == (4 if gating == "environment" else 2)
+        if gating == "oracle":
+            assert op.experts.tolist() == [0, 0, 1, 1]
     assert results[0] == results[1]
 
 
@@ -384,6 +386,7 @@ def test_other_gatings_resume_too(data, tmp_path, gating):
     ("changes", "message"),
     [
         ({"options": {"n_experts": 5}}, "n_experts=5: the data has 4 environments"),
+        ({"options": {"gating": "oracle", "n_experts": 3}}, "needs one for each of the data's 2"),
         ({"task": {"field": "nothing"}}, "unknown field 'nothing'"),
         ({"task": {"horizon": 0}}, "horizon"),
         ({"task": {"window": 1.5}}, "window"),
