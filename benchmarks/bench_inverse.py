@@ -108,7 +108,7 @@ DARCY: dict[str, Any] = {
     "lr": {"lpn": 1e-2},
     "loss": "l2",
     "range": 6.0,
-    "max_iter": 300,
+    "max_iter": 150,
     "forward": {
         "problem": "darcy",
         "params": {"coefficient": "log_normal", "alpha": 3.0, "tau": 3.0, "n_modes": 64},

@@ -388,10 +388,10 @@ def tables(found: dict[str, dict]) -> list[str]:
     if "mixture-0" in found:
         r = found["mixture-0"]
         out += [
-            f"Two Gaussians (centers ± 2, deviation 0.3) with noise 0.5, γ = {r['gamma']:g}: largest "
-            f"slope between the modes {r['largest_slope_between']:.2f} (above 1: R is not convex "
-            f"there), R(0) − R(± 2) = {r['prior_at_0_above_modes']:.2f}, rms to the exact curve "
-            f"outside of its jump {r['rms_to_exact']:.3f}.",
+            f"Two Gaussians (centers ± 2, deviation 0.3) with noise 0.5, γ = {r['gamma']:g}: "
+            f"largest slope between the modes {r['largest_slope_between']:.2f} (above 1: R is not "
+            f"convex there), R(0) − R(± 2) = {r['prior_at_0_above_modes']:.2f}, rms to the exact "
+            f"curve outside of its jump {r['rms_to_exact']:.3f}.",
             "",
         ]
     runs = [r for k, r in found.items() if k.startswith("digits-")]
@@ -410,8 +410,8 @@ def tables(found: dict[str, dict]) -> list[str]:
             f"Digits (8 x 8, noise 0.1, 3 x 128 units, 4,400 steps; {len(runs)} seeds): "
             f"{span([r['psnr_noisy'] for r in runs], '.1f')} → "
             f"{span([r['psnr'] for r in runs], '.1f')} dB; for at least {above} of "
-            f"{runs[0]['n']} test images R is larger with noise 0.05, 0.1, 0.2 and 0.3 than without "
-            f"(mean rise {rises}); asymmetry of the Jacobian at most "
+            f"{runs[0]['n']} test images R is larger with noise 0.05, 0.1, 0.2 and 0.3 than "
+            f"without (mean rise {rises}); asymmetry of the Jacobian at most "
             f"{max(r['asymmetry'] for r in runs):.0e}, eigenvalues {min(ends[0]):.4f} to "
             f"{max(ends[1]):.2f}.",
             "",

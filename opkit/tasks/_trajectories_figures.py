@@ -34,13 +34,13 @@ def trajectory_figures(
         )
     ]
     contexts = contexts_of(table)
+    colors = "colors are experts" + (", markers families" if set(table["family"]) != {"all"} else "")
     if len(contexts) > 2:
         pictures.append(
             Picture(
                 context_figure(table),
                 "Map of the contexts",
-                "Contexts of the environments on their first two principal components: colors are "
-                "experts, markers families.",
+                f"Contexts of the environments on their first two principal components: {colors}.",
                 pair=True,
             )
         )
@@ -48,7 +48,7 @@ def trajectory_figures(
         Picture(
             environment_figure(table),
             "Errors by environment",
-            "Mean relative L2 error by environment; colors are experts, markers families.",
+            f"Mean relative L2 error by environment; {colors}.",
             pair=len(contexts) > 2,
         )
     )
@@ -119,6 +119,10 @@ def context_figure(table: Mapping[str, Sequence[Any]]) -> Any:
     power = size**2 / max(float((size**2).sum()), 1e-300)
     ax = _axes()
     _scatter(ax, flat[:, 0], flat[:, 1], table)
+    if _named(table):
+        for (x, y), name in zip(flat[:, :2], table["name"], strict=True):
+            ax.annotate(_text(name), (x, y), (3, 3), textcoords="offset points", fontsize=7)
+        ax.margins(0.1)
     ax.set_xlabel(f"first component ({power[0]:.0%} of the variance)")
     ax.set_ylabel(f"second component ({power[1] if len(power) > 1 else 0:.0%})")
     return ax.figure
@@ -127,11 +131,20 @@ def context_figure(table: Mapping[str, Sequence[Any]]) -> Any:
 def environment_figure(table: Mapping[str, Sequence[Any]]) -> Any:
     """Error by environment; columns of ``environments.csv``."""
     ax = _axes()
-    _scatter(ax, np.array(table["environment"], float), np.array(table["rel_l2"], float), table)
+    numbers = np.array(table["environment"], float)
+    _scatter(ax, numbers, np.array(table["rel_l2"], float), table)
+    if _named(table):
+        ax.set_xticks(numbers, [_text(n) for n in table["name"]], rotation=90, fontsize=8)
     ax.set_yscale("log")
     ax.set_xlabel("environment")
     ax.set_ylabel("mean relative L2 error")
     return ax.figure
+
+
+def _named(table: Mapping[str, Sequence[Any]]) -> bool:
+    """Whether the environments have names, and are few enough to write these."""
+    names = [_text(n) for n in table["name"]]
+    return len(names) <= 24 and names != [f"{float(e):g}" for e in table["environment"]]
 
 
 def _axes() -> Any:
