@@ -174,6 +174,7 @@ def _write(
             "n_train": n,
             "config": dataset.config,
             "adapted_from": Path(config.run).resolve().name,
+            "adapted_on": config.split,
         }
         save_json(work / "operator.json", description)
         save_json(work / "normalizer.json", op.scale.as_dict())

@@ -438,13 +438,21 @@ _SEEN = {
 }
 
 
+def _seen(facts: Mapping[str, Any], split: str) -> str:
+    data = facts["operator"].get("data", {})
+    if "adapted_from" not in data:
+        return _SEEN.get(split, "")
+    fitted = split == data.get("adapted_on")
+    return " of the new environments" + (", that their contexts were fitted to" if fitted else "")
+
+
 def _evaluation_section(facts: Mapping[str, Any], split: str) -> str:
     found = facts["evaluations"][split]
     metrics = found["metrics"]
     resolution = metrics["data"]["resolution"]
     parts = [
         f'<h2 id="{_e(split)}">Errors on {_e(split)}</h2>',
-        f'<p class="dim">{metrics["n_samples"]} samples{_SEEN.get(split, "")}'
+        f'<p class="dim">{metrics["n_samples"]} samples{_seen(facts, split)}'
         f"{f', resolution {_size(resolution)}' if resolution else ''}.</p>",
         _metrics_table(metrics, {**_task(facts).metrics, **_task(facts).titles}),
         _worse_than_data(facts, split),
@@ -586,6 +594,15 @@ def _missing_evaluation(facts: Mapping[str, Any]) -> str:
     )
 
 
+def _again(run: Path) -> str:
+    if not (run / "adapt.json").is_file():
+        return f"opkit fit --config {_e(run / 'config.yaml')} -o NEW_RUN"
+    given = json.loads((run / "adapt.json").read_text("utf-8"))["settings"]
+    names = ("split", "n_trajectories", "route", "steps", "lr")
+    more = (f"--{k.replace('_', '-')} {given[k]}" for k in names if given[k] is not None)
+    return _e(f"opkit adapt {given['run']} {given['data']} -o NEW_RUN {' '.join(more)}")
+
+
 def _reproduce(facts: Mapping[str, Any]) -> str:
     software = facts["operator"].get("software", {})
     return (
@@ -593,6 +610,5 @@ def _reproduce(facts: Mapping[str, Any]) -> str:
         "<pre>import opkit\n\n"
         f"operator = opkit.load({_e(repr(str(facts['run'])))})\n"
         f"{_e(_task(facts).usage)}</pre>"
-        f"<pre>opkit fit --config {_e(facts['run'] / 'config.yaml')} -o NEW_RUN</pre>"
-        + _table(software.items())
+        f"<pre>{_again(facts['run'])}</pre>" + _table(software.items())
     )

@@ -53,6 +53,16 @@ def shown(path: str | Path) -> str:
     return shlex.quote(str(path))
 
 
+def tell_evaluation(run: str, data: str) -> None:
+    """Say how to evaluate a run that has just been made, on a split that there is."""
+    from pde_data.hdf5 import open_dataset
+
+    splits = open_dataset(data).splits
+    split = next((s for s in ("test", "valid") if s in splits), splits[0])
+    more = "" if split == "test" else f" --split {split}"
+    tell(f"next: opkit evaluate {shown(run)} {shown(data)}{more}")
+
+
 def size(points: Sequence[int] | int) -> str:
     """Write a resolution: ``"65 x 65"``."""
     return str(points) if isinstance(points, int) else " x ".join(map(str, points))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ._options import Config, Debug, Json, Text, emit, option, shown, tell
+from ._options import Config, Debug, Json, Text, emit, option, tell, tell_evaluation
 
 
 def adapt(
@@ -78,4 +78,4 @@ def adapt(
                 f"environment {name}: expert {expert}, mean squared error {best:.3g} "
                 f"({start:.3g} before), normalized units"
             )
-    tell(f"next: opkit evaluate {shown(settings.out)} {shown(settings.data)}")
+    tell_evaluation(settings.out, settings.data)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ._options import Config, Debug, Json, Set, Text, emit, option, shown, tell
+from ._options import Config, Debug, Json, Set, Text, emit, option, tell, tell_evaluation
 
 
 def fit(
@@ -170,4 +170,4 @@ def fit(
             f"{settings.out}: {operator.n_parameters:,} parameters, {len(history)} epochs; kept "
             f"epoch {best['epoch']:.0f}, {title} error {best[f'valid_{name}']:.4g} on valid"
         )
-    tell(f"next: opkit evaluate {shown(settings.out)} {shown(settings.data)}")
+    tell_evaluation(settings.out, settings.data)

@@ -34,7 +34,9 @@ def trajectory_figures(
         )
     ]
     contexts = contexts_of(table)
-    colors = "colors are experts" + (", markers families" if set(table["family"]) != {"all"} else "")
+    colors = "colors are experts" + (
+        ", markers families" if set(table["family"]) != {"all"} else ""
+    )
     if len(contexts) > 2:
         pictures.append(
             Picture(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from opkit.fit import FitConfig
     from opkit.learner import Learner
     from opkit.predict import PredictConfig
-    from pde_data.hdf5 import Dataset, DatasetSchema, Split
+    from pde_data.hdf5 import Dataset, DatasetSchema, FieldSpec, Split
 
     from ._trajectories_operator import TrajectoryOperator
 
@@ -242,7 +242,7 @@ class TrajectoriesTask(Task):
                 f"{MAX_STATES}; fields belong to the grid task (opkit list models)"
             )
         f = schema.field(name)
-        labels = tuple(f.labels) if len(f.labels or ()) == d else tuple(f"x{i}" for i in range(d))
+        labels = _labels(f, d)
         found = _environments(dataset["train"])
         return cls(name, f.units, schema.time_units, labels, **found, settings=options)
 
@@ -303,6 +303,16 @@ class TrajectoriesTask(Task):
             return (
                 f"{self.field} is in {found[0].units!r} in the data, the operator needs "
                 f"{self.units!r}"
+            )
+        if schema.time_units != self.time_units:
+            return (
+                f"times are in {schema.time_units!r} in the data, the operator needs "
+                f"{self.time_units!r}"
+            )
+        if (labels := _labels(found[0], d)) != self.states:
+            return (
+                f"the states of {self.field} are {', '.join(labels)} in the data, the operator's "
+                f"{', '.join(self.states)}"
             )
         return ""
 
@@ -495,21 +505,23 @@ class TrajectoriesTask(Task):
     def report_html(cls, evaluation: Mapping[str, Any]) -> str:
         """Which expert has which environments."""
         metrics, table = evaluation["metrics"], evaluation["environments"]
-        experts = [int(e) for e in table["expert"]]
-        families = [f"{f:g}" if isinstance(f, float) else f for f in table["family"]]
-        kinds = sorted(set(families))
-        counts = {(f, e): 0 for f in kinds for e in range(metrics["n_experts"])}
-        for f, e in zip(families, experts, strict=True):
-            counts[f, e] += 1
-        head = "".join(f"<th>expert {e}</th>" for e in range(metrics["n_experts"]))
-        rows = "".join(
-            f"<tr><th>{html.escape(f)}</th>"
-            + "".join(
-                f'<td class="n">{counts[f, e] or "–"}</td>' for e in range(metrics["n_experts"])
-            )
-            + "</tr>"
-            for f in kinds
+        families, names = (
+            [f"{v:g}" if isinstance(v, float) else str(v) for v in table[k]]
+            for k in ("family", "name")
         )
+        kinds = sorted(set(families))
+        rows = ""
+        for e in range(metrics["n_experts"]):
+            mine = [i for i, k in enumerate(table["expert"]) if int(k) == e]
+            counts = [sum(families[i] == f for i in mine) for f in kinds]
+            shown = ", ".join(names[i] for i in mine[:12]) + (", ..." if len(mine) > 12 else "")
+            rows += (
+                f"<tr><th>expert {e}</th>"
+                + "".join(f'<td class="n">{c or "–"}</td>' for c in counts)
+                + f"<td>{html.escape(shown) or '–'}</td></tr>"
+            )
+        titles = [*(["environments"] if kinds == ["all"] else kinds), "which"]
+        head = "".join(f"<th>{html.escape(t)}</th>" for t in titles)
         index = metrics["adjusted_rand_index"]
         said = (
             f" Adjusted Rand index of experts against families {index:.3f}: 1 if they are the same "
@@ -525,10 +537,16 @@ class TrajectoriesTask(Task):
             else ""
         )
         return (
-            f"<h3>Experts</h3>{warning}<p>Environments of each family by the expert that they use; "
+            f"<h3>Experts</h3>{warning}<p>Environments by the expert that they use; "
             f"{metrics['experts_used']} of {metrics['n_experts']} experts are used.{said}</p>"
-            f'<div class="scroll"><table><tr><th>family</th>{head}</tr>{rows}</table></div>'
+            f'<div class="scroll"><table><tr><th></th>{head}</tr>{rows}</table></div>'
         )
+
+
+def _labels(field: FieldSpec, n: int) -> tuple[str, ...]:
+    """Names of a field's `n` states."""
+    given = tuple(field.labels or ())
+    return given if len(given) == n else tuple(f"x{i}" for i in range(n))
 
 
 def _scalar(

@@ -20,6 +20,7 @@ from opkit.cli import main
 from opkit.errors import UsageError
 from opkit.fit import FitConfig, fit
 from opkit.operator import load
+from pde_data.imports import ImportOptions, import_data
 
 torch.set_num_threads(1)
 FAMILIES = ["harmonic_oscillator", "double_well"]
@@ -169,6 +170,63 @@ def test_command_line(work, capsys):
     assert facts["environments"] == list(range(8))
     assert main(["adapt", str(work / "run"), str(work / "new")]) == 2
     assert "out is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("head", "more", "message"),
+    [
+        ("environment,time,w,v", {"time": "s"}, "the states of trajectory are w, v in the data, "
+         "the operator's v, w"),
+        ("environment,time,v,w", {"time": "ms"}, "times are in 'ms' in the data, the operator "
+         "needs 's'"),
+    ],
+)  # fmt: skip
+def test_tables_that_mean_something_else(tmp_path, head, more, message, capsys):
+    """Columns in another order, or another unit of time, would give wrong numbers silently."""
+    rows = [f"{e},{t},{np.sin(t + e):.4f},{np.cos(t + e):.4f}" for e in range(2) for t in range(9)]
+    table(tmp_path / "a", "environment,time,v,w", rows, {"time": "s"})
+    table(tmp_path / "b", head, rows, more)
+    options = ["--set", "n_experts=1", "--epochs", "1", "--repeat", "1", "--threads", "1"]
+    run = str(tmp_path / "run")
+    assert main(["fit", str(tmp_path / "a"), "-m", "mixer", "-o", run, *options]) == 0
+    # such tables have no split test
+    assert "a --split valid" in capsys.readouterr().err.splitlines()[-1]
+    with pytest.raises(UsageError, match=message):
+        adapt(AdaptConfig(run=run, data=tmp_path / "b", out=tmp_path / "new"))
+
+
+def table(out: Path, head: str, rows: list[str], units: dict[str, str]) -> None:
+    file = out.with_suffix(".csv")
+    file.write_text("\n".join([head, *rows]) + "\n")
+    import_data("trajectories", [file], out, ImportOptions(units=units))
+
+
+def test_an_oracle_has_no_gate_to_follow(work):
+    run = work / "oracle"
+    fit(
+        FitConfig(
+            data=work / "data",
+            model="mixer",
+            out=run,
+            epochs=1,
+            repeat=1,
+            threads=1,
+            options={"width": 8, "depth": 1, "gating": "oracle"},
+        )
+    )
+    with pytest.raises(UsageError, match="was told the families and has no gate"):
+        adapt(settings(work, "oracle-new", run=run, route="gate"))
+    op = adapt(settings(work, "oracle-new", run=run, steps=2))
+    assert op.experts.shape == (8,)
+
+
+def test_report_of_an_adapted_run(work):
+    adapt(settings(work, "reported", steps=2, n_trajectories=1))
+    opkit.evaluate(work / "reported", work / "new", progress=False)
+    page = opkit.report(work / "reported").read_text("utf-8")
+    assert "8 samples of the new environments." in page
+    assert f"opkit adapt {work / 'run'} {work / 'new'} -o NEW_RUN --split train" in page
+    assert "opkit fit --config" not in page
 
 
 def test_without_experts_for_new_environments(work):

@@ -14,6 +14,7 @@ import torch
 
 import opkit
 from models import build_model
+from opkit.cli import main
 from opkit.errors import UsageError
 from opkit.evaluate import EvaluateConfig, evaluate
 from opkit.fit import FitConfig, fit
@@ -81,6 +82,18 @@ def test_what_it_learns_of_the_data(data):
     assert TrajectoriesTask.from_dict(json.loads(json.dumps(task.as_dict()))) == task
     spec = task.spec()
     assert (spec.n_states, spec.n_environments, spec.n_families) == (2, 4, 2)
+
+
+@pytest.mark.parametrize(
+    ("problem", "model", "options"),
+    [("ode_families", "mixer", ["--set", "families=[lotka_volterra]"]),
+     ("antiderivative", "deeponet", ["--resolution", "32"])],
+)  # fmt: skip
+def test_generate_suggests_what_fits(problem, model, options, tmp_path, capsys):
+    """Samples of several systems are for MixER, those of one map from functions are not."""
+    out = str(tmp_path / "d")
+    assert main(["generate", problem, "-n", "9", "-o", out, *options]) == 0
+    assert f" -m {model} " in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_reads_each_sample_on_its_own_times(data):
