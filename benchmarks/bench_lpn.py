@@ -189,7 +189,7 @@ def laplace(work: Path, seed: int, loss: str, threads: int | None = 1, **changes
         }  # fmt: skip
         gamma = settings["task"]["gamma"]
     else:
-        settings.setdefault("epochs", 8)
+        settings = {"epochs": 16, "repeat": 6, "batch_size": 1000, **settings}
         gamma = 0.0
     out = work / f"run-laplace-{loss}-{gamma}-{seed}"
     op, seconds = fit_numbers(laplace_data(work), out, seed, threads, **settings)

@@ -114,6 +114,8 @@ class DenoisingLearner(Learner):
         self.n = math.prod(task.shape)
         self._lr = config.lr
         self.stage = Stage(None, config.lr)
+        #: Stages of proximal matching after this one.
+        self.to_come = 0
         self._optimizer: torch.optim.Optimizer | None = None
 
     def schedule(self, total: int) -> ProximalMatching:
@@ -137,7 +139,10 @@ class DenoisingLearner(Learner):
         """Set gamma and learning rate."""
         if self.loss != "proximal_matching":
             return
-        self.stage = self.schedule(total).at(step, sigma=self.sigma, n=self.n)
+        schedule = self.schedule(total)
+        self.stage = schedule.at(step, sigma=self.sigma, n=self.n)
+        gammas = (None, *schedule.gammas(sigma=self.sigma, n=self.n))
+        self.to_come = len(gammas) - 1 - gammas.index(self.stage.gamma) if schedule.steps else 0
         if self.stage.gamma is not None and self._optimizer is not None:
             # the scheduler sets the rate anew after each step
             for group in self._optimizer.param_groups:
@@ -174,9 +179,12 @@ class DenoisingLearner(Learner):
         size = batch[0].flatten(1).norm(dim=1)
         # a field that is 0 everywhere is judged by the size of others
         size = torch.where(size > 0, size, self.scale.scale * math.sqrt(self.n))
+        # the loss of the last gamma is noisy, and lies in [0, 1]: weights of an earlier stage must
+        # not be chosen by chance
+        objective = self._loss(prediction, clean, self.loss, self._last_gamma) + self.to_come
         return {
             "loss": self._loss(prediction, clean, self.loss, self.stage.gamma),
-            "objective": self._loss(prediction, clean, self.loss, self._last_gamma),
+            "objective": objective,
             "rel_l2": physical.norm(dim=1) / size,
             "psnr": psnr(physical, self.scale.peak),
         }

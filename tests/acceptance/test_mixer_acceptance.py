@@ -47,7 +47,7 @@ def test_families_are_found_without_labels(bench):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_families_are_found_where_a_gradient_gate_fails(bench, seed):
     warm, gradient = (bench.static_run(s, seed) for s in ("warmup", "gradient"))
-    print(f"\nseed {seed}: warm-up {warm}, gradient gate {gradient}")
+    sys.stdout.write(f"seed {seed}: warm-up {warm}, gradient gate {gradient}\n")
     assert warm["ari"] >= 0.95 and warm["experts_used"] == 3, warm
     assert gradient["ari"] <= 0.6 and gradient["experts_used"] < 3, gradient
 
@@ -63,12 +63,12 @@ def test_trajectories_and_adaptation(bench):
         data, _ = bench.families(seed)
         for scheme, found in errors.items():
             result = bench.judged(bench.trained(data, scheme, seed, 4), data)
-            print(f"\nseed {seed}, {scheme}: {result}")
+            sys.stdout.write(f"seed {seed}, {scheme}: {result}\n")
             found.append(result["mse_median"])
             if scheme == "warmup":
                 assert result["ari"] >= 0.95, (seed, result)
         adapted = bench.adapt_run(seed)
-        print(f"seed {seed}, adapted: {adapted}")
+        sys.stdout.write(f"seed {seed}, adapted: {adapted}\n")
         assert adapted["weights_identical"]
         assert adapted["improvement_of_mse"] >= 5, (seed, adapted)
         assert adapted["routed_right"] >= 0.9, (seed, adapted)
@@ -119,5 +119,5 @@ def test_one_family_needs_no_mixture(bench):
         for scheme in ("warmup", "one expert")
     }
     medians = {k: statistics.median(v) for k, v in errors.items()}
-    print(f"\nerrors at new states {errors}, medians {medians}")
+    sys.stdout.write(f"errors at new states {errors}, medians {medians}\n")
     assert medians["one expert"] <= medians["warmup"], errors

@@ -221,15 +221,24 @@ def test_schedule_of_losses_and_rates(data):
         optimizer = learner.optimizer(config)
         split = open_dataset(data)["train"]
         batch = task.data(split, dtype=torch.float64, train=True)[[0, 1]]
-        seen = []
+        seen, objectives, to_come = [], [], []
+        valid = task.data(open_dataset(data)["valid"], dtype=torch.float64)[[0, 1, 3]]
         for step in range(10):
             for group in optimizer.param_groups:  # what the scheduler of fit does
                 group["lr"] = 0.01
             learner.before_step(step, 10)
             seen.append((learner.stage.gamma or 0.0, optimizer.param_groups[0]["lr"]))
+            to_come.append(learner.to_come)
+            with torch.no_grad():
+                objectives.append(learner.errors(*valid)["objective"])
         last = 0.3 * 0.1 * 9
         expected = [(0.0, 0.01)] * 4 + [(2 * last, 0.005)] * 3 + [(last, 0.005)] * 3
         np.testing.assert_allclose(seen, expected)
+        # no step was taken, but a later stage is better: its loss is that of the last gamma
+        assert to_come == [2] * 4 + [1] * 3 + [0] * 3
+        for n, objective in zip(to_come, objectives, strict=True):
+            torch.testing.assert_close(objective, objectives[-1] + n)
+            assert bool(((objective > n) & (objective <= n + 1)).all())
         # the training loss is that of the stage, with noise from torch's generator
         torch.manual_seed(5)
         loss = learner.losses(*batch)
@@ -380,6 +389,7 @@ def test_valid_error_of_the_history_is_that_of_the_kept_weights(run, data):
     op = load(run)
     found = evaluate(EvaluateConfig(run=str(run), data=str(data), split="valid", n_solve=1))
     best = min(op.history, key=lambda r: r["valid_objective"])
+    assert best["valid_objective"] <= 1 < op.history[0]["valid_objective"]  # of the last stage
     assert found["rel_l2"]["mean"] == pytest.approx(best["valid_rel_l2"], rel=1e-4)
     assert found["quality"]["psnr"]["mean"] == pytest.approx(best["valid_psnr"], rel=1e-4)
 
