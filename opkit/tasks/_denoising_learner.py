@@ -114,8 +114,8 @@ class DenoisingLearner(Learner):
         self.n = math.prod(task.shape)
         self._lr = config.lr
         self.stage = Stage(None, config.lr)
-        #: Stages of proximal matching after this one.
-        self.to_come = 0
+        #: How far off the end is, in stages of proximal matching.
+        self.to_come = 0.0
         self._optimizer: torch.optim.Optimizer | None = None
 
     def schedule(self, total: int) -> ProximalMatching:
@@ -141,8 +141,7 @@ class DenoisingLearner(Learner):
             return
         schedule = self.schedule(total)
         self.stage = schedule.at(step, sigma=self.sigma, n=self.n)
-        gammas = (None, *schedule.gammas(sigma=self.sigma, n=self.n))
-        self.to_come = len(gammas) - 1 - gammas.index(self.stage.gamma) if schedule.steps else 0
+        self.to_come = (total - 1 - step) * schedule.stages / max(schedule.steps, 1)
         if self.stage.gamma is not None and self._optimizer is not None:
             # the scheduler sets the rate anew after each step
             for group in self._optimizer.param_groups:
@@ -179,8 +178,8 @@ class DenoisingLearner(Learner):
         size = batch[0].flatten(1).norm(dim=1)
         # a field that is 0 everywhere is judged by the size of others
         size = torch.where(size > 0, size, self.scale.scale * math.sqrt(self.n))
-        # the loss of the last gamma is noisy, and lies in [0, 1]: weights of an earlier stage must
-        # not be chosen by chance
+        # the loss of the last gamma lies in [0, 1], and its noise is larger than what annealing the
+        # rate gains: earlier weights must not be chosen by chance
         objective = self._loss(prediction, clean, self.loss, self._last_gamma) + self.to_come
         return {
             "loss": self._loss(prediction, clean, self.loss, self.stage.gamma),

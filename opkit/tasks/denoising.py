@@ -141,8 +141,8 @@ class DenoisingTask(Task):
     name: ClassVar[str] = "denoising"
     losses: ClassVar[tuple[str, ...]] = ("proximal_matching", "l1", "l2")
     default_loss: ClassVar[str] = "proximal_matching"
-    #: The first chooses the weights: the loss of the last stage, plus the number of stages still to
-    #: come. By the squared error, proximal matching would end where it began.
+    #: The first chooses the weights: the loss of the last stage, in proximal matching plus the
+    #: stages still to come. By the squared error, it would end where it began.
     metrics: ClassVar[Mapping[str, str]] = {
         "objective": "loss of the last stage, plus stages to come",
         "rel_l2": "relative L2",
