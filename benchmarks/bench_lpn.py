@@ -425,7 +425,7 @@ def write_docs(found: dict[str, dict]) -> None:
     before, _, rest = page.read_text(encoding="utf-8").partition("<!-- measured -->\n")
     after = rest.partition("<!-- end -->")[2]
     text = "\n".join(tables(found))
-    page.write_text(f"{before}<!-- measured -->\n{text}<!-- end -->{after}", encoding="utf-8")
+    page.write_text(f"{before}<!-- measured -->\n{text}\n<!-- end -->{after}", encoding="utf-8")
 
 
 def main() -> None:

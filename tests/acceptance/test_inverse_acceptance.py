@@ -173,13 +173,10 @@ def test_check_8_source_recovery(bench: ModuleType, work: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_digits_at_three_noise_levels(bench: ModuleType, work: Path) -> None:
-    """One decibel above TV and Tikhonov, none diverges; the plain denoiser within 0.3 dB.
-
-    At the lowest noise the aim is missed: 0.64 dB behind when measured (docs/inverse.md).
-    """
+    """One decibel above TV and Tikhonov, none diverges; the plain denoiser within 0.3 dB."""
     cells = table(bench, work, "digits", bench.DIGITS["levels"], ("lpn", "dncnn", "tv", "tikhonov"))
     for entry in bench.comparison(bench.summary(cells)):
         tell(entry)
         assert entry["gain_db"] >= 1.0
-        assert entry["behind_dncnn_db"] <= (1.0 if entry["noise"] == 0.05 else 0.3)
+        assert entry["behind_dncnn_db"] <= 0.3
     assert sum(c["diverged"] for c in cells if c["method"] == "lpn") == 0
