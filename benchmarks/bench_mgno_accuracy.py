@@ -49,28 +49,33 @@ DATA: dict[str, dict[str, Any]] = {
         "set": {"viscosity": 1e-3, "t_end": 1.0, "n_times": 2},
     },
 }  # fmt: skip
-#: Each chosen by the error on valid of a seed that is not reported: for the rough coefficient a
-#: step after the correction on the two finest levels is better than a channel more, for the
-#: multiscale one worse.
-MGNO = {
-    "rough": {"hidden_channels": 19, "smoothing": [[1, 1], [1, 1], [1, 0], [1, 0], [2, 0]]},
-    "multiscale": {"hidden_channels": 20},
-}
+#: Chosen by the error on valid of a seed that is not reported: a step after the correction on the
+#: two finest levels gave 4 % (rough) and 14 % (multiscale) less H1 error than a channel more.
+MGNO = {"hidden_channels": 19, "smoothing": [[1, 1], [1, 1], [1, 0], [1, 0], [2, 0]]}
 #: Name -> model, loss and options. MgNO has less than half of FNO's parameters; U-Net and ResNet
 #: as many as MgNO.
 MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "mgno": ("mgno", "h1", {}),  # options of `MGNO`
+    "mgno": ("mgno", "h1", MGNO),
     "fno": ("fno", "h1", {"n_modes": 12, "hidden_channels": 32}),
     "unet": ("unet", "h1", {"hidden_channels": 11, "n_levels": 4}),
     "dilresnet": ("dilresnet", "h1", {"hidden_channels": 30}),
-    "mgno_l2": ("mgno", "l2", {}),
+    "mgno_l2": ("mgno", "l2", MGNO),
 }
 EPOCHS = {"darcy": 20, "rules": 12}
 
 
+def read(path: Path) -> dict[str, Any]:
+    """Read stored results while nobody writes."""
+    if not path.is_file():
+        return {}
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        return dict(json.loads(file.read() or "{}"))
+
+
 def store(key: str, run: Callable[[], dict[str, Any]], path: Path) -> dict[str, Any]:
     """Run unless the result is there."""
-    found = json.loads(path.read_text() or "{}") if path.is_file() else {}
+    found = read(path)
     if key in found:
         return dict(found[key])
     start = time.process_time()
@@ -126,8 +131,6 @@ def train(name: str, model: str, loss: str, options: dict[str, Any], seed: int, 
 def darcy(data: str, model: str, seed: int, work: Path, epochs: int) -> dict[str, Any]:
     """Errors on test of one model on one coefficient."""
     name, loss, options = MODELS[model]
-    if name == "mgno":
-        options = MGNO[data]
     return train(data, name, loss, options, seed, epochs, work)[1]
 
 
@@ -206,7 +209,7 @@ def main() -> None:
                     )
     import mgno_docs
 
-    found = json.loads(RESULTS.read_text())
+    found = read(RESULTS)
     print(f"\n{mgno_docs.darcy(found)}\n\nright rule over zeros, by seed\n{mgno_docs.rules(found)}")
     mgno_docs.write()
 
