@@ -78,9 +78,7 @@ class Learner(nn.Module):
         """AdamW over all parameters, in one kernel where torch has one."""
         parameters = list(self.parameters())
         fused = all(p.device.type in ("cpu", "cuda") and not p.is_complex() for p in parameters)
-        return AdamW(
-            parameters, lr=config.lr, weight_decay=config.weight_decay, fused=fused
-        )
+        return AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
 
     def on_epoch_start(self, epoch: int) -> None:
         """Prepare an epoch; the generator is seeded."""
