@@ -105,7 +105,7 @@ def numbers(root: Path, draw: Callable[[np.random.Generator], float], name: str)
     )  # fmt: skip
     config = DatasetConfig(
         problem=name, params={}, resolution=(), dtype="float32", seed=0, solver="none", rtol=1.0,
-        n={"train": 30_000, "valid": 2_000}, samples_per_shard=10_000,
+        n={"train": 30_000, "valid": 20_000}, samples_per_shard=10_000,
     )  # fmt: skip
     for split in config.n:
         for shard in range(config.n_shards(split)):
