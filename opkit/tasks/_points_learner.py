@@ -22,23 +22,23 @@ QUERIES = 1024
 
 
 class WeightedSquares(torch.autograd.Function):
-    """``(error**2 * w).sum(-1)`` of errors (b, N) with weights (N,) or (b, N).
+    """``((p - scale * s)**2 * w).sum(-1)`` of outputs (b, N) with weights (N,) or (b, N).
 
-    In fewer passes over memory than autograd takes: the batch may be all of the data.
+    In place and in fewer passes over memory than autograd takes: the batch may be all of the data.
+    Backward once.
     """
 
     @staticmethod
-    def forward(ctx: Any, error: Tensor, w: Tensor) -> Tensor:
-        w = w.to(error.dtype)
-        ctx.save_for_backward(error, w)
-        square = error.square()
-        return square @ w if w.ndim == 1 else (square * w).sum(-1)
+    def forward(ctx: Any, p: Tensor, s: Tensor, w: Tensor, scale: float) -> Tensor:
+        ctx.root = w.to(p.dtype).sqrt()
+        ctx.error = torch.sub(p, s, alpha=scale).mul_(ctx.root)
+        return torch.linalg.vector_norm(ctx.error, dim=-1).square()
 
     @staticmethod
     @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        error, w = ctx.saved_tensors
-        return (error * (2.0 * grad).unsqueeze(-1)).mul_(w), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        error, ctx.error = ctx.error, None  # its memory becomes the gradient's
+        return error.mul_((2.0 * grad).unsqueeze(-1)).mul_(ctx.root), None, None, None
 
 
 class PointsLearner(Learner):
@@ -127,9 +127,8 @@ class PointsLearner(Learner):
                 p = self.model(u, None if self.fixed_points else y)
             if self.one_scale is not None:
                 shift, inverse = self.one_scale
-                error = torch.sub(p, s.squeeze(-1), alpha=inverse)
-                error = error + shift * inverse if shift else error
-                total = WeightedSquares.apply(error, w)
+                p = p + shift * inverse if shift else p
+                total = WeightedSquares.apply(p, s.squeeze(-1), w, inverse)
                 if options.data_weight == 1.0 and self.residual is None:
                     return total
                 return options.data_weight * total + self._physics(batch)

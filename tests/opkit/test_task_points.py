@@ -513,7 +513,16 @@ def test_weighted_squares_and_their_gradient(shape: tuple[int, ...]) -> None:
     from opkit.tasks._points_learner import WeightedSquares
 
     generator = torch.Generator().manual_seed(0)
-    error = torch.randn(3, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    p, s = torch.randn(2, 3, 5, generator=generator, dtype=torch.float64)
     w = torch.rand(shape, generator=generator, dtype=torch.float64)
-    torch.testing.assert_close(WeightedSquares.apply(error, w), (error.square() * w).sum(-1))
-    assert torch.autograd.gradcheck(lambda e: WeightedSquares.apply(e, w), (error,))
+    w.view(-1)[0] = 0.0
+    before = p.clone()
+    p.requires_grad_()
+    expected = ((p - 0.3 * s).square() * w).sum(-1)
+    found = WeightedSquares.apply(p, s, w, 0.3)
+    torch.testing.assert_close(found, expected)
+    of = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    (right,) = torch.autograd.grad(expected, p, of)
+    (gradient,) = torch.autograd.grad(found, p, of)
+    torch.testing.assert_close(gradient, right)
+    assert torch.equal(p, before)
