@@ -182,13 +182,13 @@ class FitModule(pl.LightningModule):
         self.learner.on_epoch_start(self.current_epoch)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Tell the learner that a step begins."""
+        """Tell the learner that a step begins; it may change the rate."""
         if self.automatic_optimization and batch_idx % self.config.accumulate == 0:
+            self._set_rate(self.trainer.optimizers[0])
             self.learner.before_step(self.count.steps, self.count.total)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Change the weights, then let the learner project them."""
-        self._set_rate(self.trainer.optimizers[0])
         super().optimizer_step(*args, **kwargs)
         self._follow()
 
@@ -215,6 +215,7 @@ class FitModule(pl.LightningModule):
         """Do what Lightning does for a batch."""
         accumulate, clip = self.config.accumulate, self.config.gradient_clip
         if self.count.batches % accumulate == 0:
+            self._set_rate(optimizer)
             self.learner.before_step(self.count.steps, self.count.total)
             for group in optimizer.param_groups:  # `zero_grad` takes 20 times as long
                 for parameter in group["params"]:
@@ -225,7 +226,6 @@ class FitModule(pl.LightningModule):
             return
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters(), clip)
-        self._set_rate(optimizer)
         if isinstance(optimizer, AdamW):
             optimizer.quick_step()
         else:

@@ -143,7 +143,7 @@ class DenoisingLearner(Learner):
         self.stage = schedule.at(step, sigma=self.sigma, n=self.n)
         self.to_come = (total - 1 - step) * schedule.stages / max(schedule.steps, 1)
         if self.stage.gamma is not None and self._optimizer is not None:
-            # the scheduler sets the rate anew after each step
+            # the loop sets the rate anew before each step
             for group in self._optimizer.param_groups:
                 group["lr"] = group["lr"] * self.task.lr_ratio
 

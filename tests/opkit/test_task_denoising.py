@@ -434,3 +434,24 @@ def test_periodic_axes_reach_the_model(tmp_path):
     _, options = build_model("lpn", task_of(periodic, field="a").spec(), {"arch": "patch"})
     assert options["tiling"] == "periodic"
     assert ExtraAxis.index("value", 1).name == "value"
+
+
+def test_rate_of_proximal_matching_is_the_rate_of_its_steps(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the learner does to the rate before a step holds in the step."""
+    from opkit.tasks._denoising_learner import DenoisingLearner
+
+    seen: list[tuple[bool, float]] = []
+    after = DenoisingLearner.after_step
+
+    def look(self: DenoisingLearner, step: int, total: int) -> None:
+        assert self._optimizer is not None
+        seen.append((self.stage.gamma is None, self._optimizer.param_groups[0]["lr"]))
+        after(self, step, total)
+
+    monkeypatch.setattr(DenoisingLearner, "after_step", look)
+    task = {"field": "a", "pretrain": 0.5, "lr_ratio": 0.25}
+    rates: dict[str, Any] = {"scheduler": "constant", "lr": 1e-3, "task": task}
+    fit(settings(data, tmp_path / "run", loss="proximal_matching", **rates))
+    assert set(seen) == {(True, 1e-3), (False, 0.25e-3)}
