@@ -62,7 +62,6 @@ class PointsData(TorchDataset[tuple[Tensor, ...]]):
             one = self._read(np.arange(1))
             self.cached = _fits(2 * self.n * sum(t.nbytes for t in one))
         self._cache: tuple[Tensor, ...] | None = None
-        self._all = np.arange(self.n)
 
     def __len__(self) -> int:
         return self.n
@@ -128,8 +127,6 @@ class PointsData(TorchDataset[tuple[Tensor, ...]]):
     def __getitem__(self, indices: Sequence[int] | np.ndarray) -> tuple[Tensor, ...]:
         """Read a batch."""
         index = np.asarray(indices, np.int64)
-        if self._cache is not None and np.array_equal(index, self._all):
-            return self._cache  # as it is, so that work on it need not be done again
         weights = torch.as_tensor(index >= 0).to(self.dtype)
         index = np.where(index < 0, -index - 1, index)
         self.load()

@@ -201,19 +201,20 @@ def table(out: Path, head: str, rows: list[str], units: dict[str, str]) -> None:
     import_data("trajectories", [file], out, ImportOptions(units=units))
 
 
-def test_an_oracle_has_no_gate_to_follow(work):
-    run = work / "oracle"
+def fit_briefly(work: Path, name: str, gating: str) -> Path:
+    run = work / name
+    options = {"width": 8, "depth": 1, "gating": gating}
     fit(
         FitConfig(
-            data=work / "data",
-            model="mixer",
-            out=run,
-            epochs=1,
-            repeat=1,
-            threads=1,
-            options={"width": 8, "depth": 1, "gating": "oracle"},
+            data=work / "data", model="mixer", out=run, epochs=1, repeat=1, threads=1,
+            options=options,
         )
-    )
+    )  # fmt: skip
+    return run
+
+
+def test_an_oracle_has_no_gate_to_follow(work):
+    run = fit_briefly(work, "oracle", "oracle")
     with pytest.raises(UsageError, match="was told the families and has no gate"):
         adapt(settings(work, "oracle-new", run=run, route="gate"))
     op = adapt(settings(work, "oracle-new", run=run, steps=2))
@@ -230,18 +231,7 @@ def test_report_of_an_adapted_run(work):
 
 
 def test_without_experts_for_new_environments(work):
-    run = work / "own"
-    fit(
-        FitConfig(
-            data=work / "data",
-            model="mixer",
-            out=run,
-            epochs=1,
-            repeat=1,
-            threads=1,
-            options={"width": 8, "depth": 1, "gating": "environment"},
-        )
-    )
+    run = fit_briefly(work, "own", "environment")
     assert load(run).experts.tolist() == [0, 1, 2, 3]
     with pytest.raises(UsageError, match="gating=environment has an expert for each"):
         adapt(settings(work, "own-new", run=run))
