@@ -152,7 +152,9 @@ def prior(work: Path, name: str, model: str, sigma: float, seed: int, steps: flo
             data, model=model, out=out, seed=seed, threads=1, overwrite=True, progress=False,
             epochs=max(1, round(steps * epochs)), batch_size=16, lr=task["lr"][model],
             options=task[model],
-            task={"sigma": sigma, "sigma_units": "absolute", "log": name == "darcy"},
+            task={
+                "sigma": sigma, "sigma_units": "absolute", "log": name == "darcy", "lr_ratio": 1.0,
+            },
             loss=task["loss"] if model == "lpn" else "l2",
         )  # fmt: skip
         save_json(out / "done.json", {"cpu_seconds": time.process_time() - start})
